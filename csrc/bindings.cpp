@@ -1,0 +1,86 @@
+// langevin_ext._C: data pointers, sizes and scalars in, nothing of torch. langevin_ext/backends/
+// native.py is the only caller and checks what it passes.
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "philox.h"
+#include "step.h"
+
+namespace py = pybind11;
+using namespace langevin;
+
+namespace {
+
+const StepKernels& kernels(const std::string& isa) {
+  const StepKernels* k = isa.empty() ? *kernels_begin() : kernels_named(isa.c_str());
+  if (!k) throw std::invalid_argument("no kernels for '" + isa + "' on this processor");
+  return *k;
+}
+
+void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+void step(const std::string& isa, int types, uintptr_t x, uintptr_t grad, int64_t rows,
+          int64_t cols, double drift, uintptr_t drifts, double diffusion, uintptr_t diffusions,
+          double bound, uintptr_t bounds, double reference_precision, double low, double high,
+          int twice_noise_power, bool per_coordinate, bool noisy, uint64_t seed, uint64_t at,
+          uint32_t stream, uint64_t first_chain, uintptr_t grad_norm, uintptr_t gamma,
+          uintptr_t finite, int threads) {
+  const Step s{pointer(x),
+               pointer(grad),
+               rows,
+               cols,
+               {drift, pointer(drifts)},
+               {diffusion, pointer(diffusions)},
+               {bound, pointer(bounds)},
+               reference_precision,
+               low,
+               high,
+               twice_noise_power,
+               per_coordinate,
+               noisy,
+               {seed, at, stream, first_chain},
+               pointer(grad_norm),
+               pointer(gamma),
+               static_cast<bool*>(pointer(finite))};
+  const StepKernels& k = kernels(isa);
+  py::gil_scoped_release release;
+  run_step(k, static_cast<DTypes>(types), s, threads);
+}
+
+template <void (*Run)(const StepKernels&, float*, int64_t, int64_t, const Position&, int)>
+void fill(const std::string& isa, uintptr_t out, int64_t rows, int64_t cols, uint64_t seed,
+          uint64_t at, uint32_t stream, uint64_t first_chain, int threads) {
+  const StepKernels& k = kernels(isa);
+  py::gil_scoped_release release;
+  Run(k, static_cast<float*>(pointer(out)), rows, cols, {seed, at, stream, first_chain}, threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native kernels of langevin_ext; call them through langevin_ext.backends.native.";
+  py::list names;
+  for (auto k = kernels_begin(); k != kernels_end(); ++k) names.append((*k)->name);
+  m.attr("isas") = py::tuple(names);  // best first
+#ifdef _OPENMP
+  m.attr("openmp") = true;
+#else
+  m.attr("openmp") = false;
+#endif
+  m.attr("compiler") = __VERSION__;
+  m.def("step", &step);
+  m.def("normal", &fill<run_normal>);
+  m.def("uniform", &fill<run_uniform>);
+  m.def("philox4x32", [](uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t key) {
+    const auto w = philox4x32<OneLane>({c0, c1, c2, c3}, Key::of(key));
+    return py::make_tuple(static_cast<uint32_t>(w.w0), static_cast<uint32_t>(w.w1),
+                          static_cast<uint32_t>(w.w2), static_cast<uint32_t>(w.w3));
+  });
+  m.def("normals_in_registers", [](const std::string& isa, int64_t count) {
+    const StepKernels& k = kernels(isa);
+    py::gil_scoped_release release;
+    return k.normals_in_registers(count);
+  });
+}

@@ -1,0 +1,706 @@
+// The fused step for one instruction set; compiled once for each (see lanes.h).
+//
+// The limit is the noise: about 36 cycles for 16 normals with AVX-512, against 5 for the rest of
+// the update. So the norm, the repair of non-finite values and the statistics are arranged to add
+// next to nothing to that: a row is summed while it is brought into cache, finiteness is read off
+// one sum per 4 registers, and rows too short for a register share it.
+#include "step.h"
+
+#include "lanes.h"
+
+namespace langevin {
+namespace {
+
+constexpr int kChunk = 4 * W;  // coordinates per call of the noise: a pair of registers of counters
+constexpr int kTile = 1024;    // noise of one tile of short rows, in L1
+
+// Rows are short when filling their last chunk would waste more noise than sharing it costs.
+LANGEVIN_INLINE bool is_short(int64_t cols) {
+  const int64_t padded = (cols + kChunk - 1) / kChunk * kChunk;
+  return padded * 8 > cols * 9;
+}
+
+// ---- noise ------------------------------------------------------------------------------------
+
+struct Normals {
+  template <class L>
+  LANGEVIN_INLINE void of(typename L::U even, typename L::U odd, typename L::F& z0,
+                          typename L::F& z1) {
+    box_muller<L>(even, odd, z0, z1);
+  }
+};
+
+struct Uniforms {
+  template <class L>
+  LANGEVIN_INLINE void of(typename L::U even, typename L::U odd, typename L::F& z0,
+                          typename L::F& z1) {
+    z0 = unit_interval<L>(even);
+    z1 = unit_interval<L>(odd);
+  }
+};
+
+LANGEVIN_INLINE Q count_lanes(uint64_t stride) {
+  Q q;
+  for (int i = 0; i < H; ++i) q[i] = i * stride;
+  return q;
+}
+
+LANGEVIN_INLINE Pair<U> pack(Pair<Q> low, Pair<Q> high) {
+  const Q mask = Lanes::broadcast(0xffffffffull);
+  return {(U)((low.a & mask) | (high.a << 32)), (U)((low.b & mask) | (high.b << 32))};
+}
+
+// A position, taken apart once for all the counters that share it.
+struct Source {
+  KeyTable key;
+  uint64_t step_low, stream_and_step_high, first_chain;
+  explicit Source(const Position& p)
+      : key(p.seed),
+        step_low(static_cast<uint32_t>(p.step)),
+        stream_and_step_high((p.stream << 16) | static_cast<uint32_t>(p.step >> 32)),
+        first_chain(p.first_chain) {}
+};
+
+LANGEVIN_INLINE Words<Pair<Q>> words_at(Pair<Q> group, Pair<Q> chain, const Source& s) {
+  return philox4x32<PairOfLanes>({group, chain, PairOfLanes::broadcast(s.step_low),
+                                  PairOfLanes::broadcast(s.stream_and_step_high)},
+                                 s.key);
+}
+
+// 4 numbers for each of 2H (group, chain) counters, in the counters' order.
+template <class Law>
+LANGEVIN_INLINE void draw_groups(Pair<Q> group, Pair<Q> chain, const Source& p, F z[4]) {
+  const Words<Pair<Q>> w = words_at(group, chain, p);
+  Pair<F> z0, z1;
+  Law::template of<PairOfLanes>(pack(w.w0, w.w2), pack(w.w1, w.w3), z0, z1);
+  Lanes::interleave(z0.a, z1.a, z[0], z[1]);
+  Lanes::interleave(z0.b, z1.b, z[2], z[3]);
+}
+
+// kChunk consecutive coordinates of one chain.
+template <class Law>
+LANGEVIN_INLINE void draw_row(uint64_t group, uint64_t chain, const Source& p, F z[4]) {
+  const Q first = count_lanes(1) + group;
+  draw_groups<Law>({first, first + static_cast<uint64_t>(H)}, PairOfLanes::broadcast(chain), p, z);
+}
+
+// Coordinates 0 and 1 of 2W consecutive chains: their other two words are never made.
+template <class Law>
+LANGEVIN_INLINE void draw_two_columns(uint64_t chain, const Source& p, Pair<F>& z0, Pair<F>& z1) {
+  const Q even = count_lanes(2) + chain;
+  const Pair<Q> evens = {even, even + static_cast<uint64_t>(W)};
+  const Words<Pair<Q>> a = words_at(PairOfLanes::broadcast(0), evens, p);
+  const Words<Pair<Q>> b = words_at(PairOfLanes::broadcast(0), evens + uint64_t{1}, p);
+  Law::template of<PairOfLanes>(pack(a.w0, b.w0), pack(a.w1, b.w1), z0, z1);
+}
+
+// Noise of `rows` short rows, packed as (rows, cols). `out` has room for kTile + kChunk floats
+// and rows * 4 ceil(cols / 4) <= kTile.
+template <class Law>
+void draw_tile(float* out, int64_t cols, int64_t rows, uint64_t chain, const Source& p) {
+  if (cols <= 2) {
+    for (int64_t r = 0; r < rows; r += 2 * W) {
+      Pair<F> z0, z1;
+      draw_two_columns<Law>(chain + r, p, z0, z1);
+      if (cols == 1) {
+        store(out + r, z0.a);
+        store(out + r + W, z0.b);
+      } else {
+        F z[4];
+        Lanes::interleave(z0.a, z1.a, z[0], z[1]);
+        Lanes::interleave(z0.b, z1.b, z[2], z[3]);
+        for (int i = 0; i < 4; ++i) store(out + 2 * r + i * W, z[i]);
+      }
+    }
+    return;
+  }
+  // Counters run through (chain, group) in memory order, H to a register.
+  const uint64_t groups = (cols + 3) / 4, total = rows * groups;
+  Q group = count_lanes(1), chains = Lanes::broadcast(chain);
+  for (int i = 0; i < H; ++i) {
+    chains[i] += group[i] / groups;
+    group[i] %= groups;
+  }
+  const uint64_t next_group = H % groups, next_chain = H / groups;
+  const auto advance = [&](Q& g, Q& c) {
+    g += next_group;
+    const Q carry = (Q)(g >= groups);
+    g -= carry & groups;
+    c += (carry & uint64_t{1}) + next_chain;
+  };
+  for (uint64_t i = 0; i < total; i += 2 * H) {
+    Pair<Q> g{group, group}, c{chains, chains};
+    advance(g.b, c.b);
+    F z[4];
+    draw_groups<Law>(g, c, p, z);
+    for (int k = 0; k < 4; ++k) store(out + 4 * i + k * W, z[k]);
+    group = g.b;
+    chains = c.b;
+    advance(group, chains);
+  }
+  if (static_cast<uint64_t>(cols) == 4 * groups) return;
+  // Close the gaps, front to back: each store of 4 may spill into the next row, written after it.
+  for (int64_t r = 0; r < rows; ++r)
+    for (uint64_t q = 0; q < groups; ++q) {
+      float four[4];
+      memcpy(four, out + 4 * (r * groups + q), sizeof four);
+      memcpy(out + r * cols + 4 * q, four, sizeof four);
+    }
+}
+
+int64_t tile_rows(int64_t cols) {
+  return cols <= 2 ? kTile / 2 : kTile / (4 * ((cols + 3) / 4));
+}
+
+template <class Law>
+void draw(float* out, int64_t cols, int64_t begin, int64_t end, const Position& position) {
+  const Source p(position);
+  alignas(64) float buffer[kTile + kChunk];
+  if (is_short(cols)) {
+    const int64_t step = tile_rows(cols);
+    for (int64_t r = begin; r < end; r += step) {
+      const int64_t rows = end - r < step ? end - r : step;
+      draw_tile<Law>(buffer, cols, rows, p.first_chain + r, p);
+      memcpy(out + r * cols, buffer, rows * cols * sizeof(float));
+    }
+    return;
+  }
+  for (int64_t r = begin; r < end; ++r)
+    for (int64_t j = 0; j < cols; j += kChunk) {
+      F z[4];
+      draw_row<Law>(j / 4, p.first_chain + r, p, z);
+      for (int i = 0; i < 4; ++i) store(buffer + i * W, z[i]);
+      const int64_t n = cols - j < kChunk ? cols - j : kChunk;
+      memcpy(out + r * cols + j, buffer, n * sizeof(float));
+    }
+}
+
+float normals_in_registers(int64_t count) {
+  const Source p(Position{7, 2, 0, 1});
+  F sum{};
+  for (int64_t i = 0; i < count; i += kChunk) {
+    F z[4];
+    draw_row<Normals>(i / 4, 1, p, z);
+    sum += (z[0] + z[1]) + (z[2] + z[3]);
+  }
+  return Lanes::tree_sum(sum);
+}
+
+// ---- sums over a row --------------------------------------------------------------------------
+
+// Lane k of 64 adds elements k, k + 64, ... of a block in order; the lanes are then added by
+// halves (k and k + 32, k + 16, ...). The same tree on every instruction set, hence the same bits.
+template <class T, class G, class Term>
+LANGEVIN_INLINE T block_sum(const G* g, int64_t n, Term term) {
+  using R = Register<T>;
+  using V = typename R::V;
+  constexpr int N = R::lanes, registers = 64 / N;
+  V lanes[registers] = {};
+  int64_t j = 0;
+  for (; j + 64 <= n; j += 64)
+#pragma GCC unroll 16
+    for (int k = 0; k < registers; ++k) {
+      V v;
+      load(g + j + k * N, v);
+      lanes[k] += term(v);
+    }
+  for (int k = 0; j < n; ++k, j += N) {
+    V v;
+    if (j + N <= n) {
+      load(g + j, v);
+      lanes[k] += term(v);
+    } else {
+      load_first(g + j, n - j, v);
+      V last = term(v);
+      for (int64_t i = n - j; i < N; ++i) last[i] = 0;
+      lanes[k] += last;
+    }
+  }
+#pragma GCC unroll 8
+  for (int h = registers / 2; h; h /= 2)
+    for (int k = 0; k < h; ++k) lanes[k] += lanes[k + h];
+  return R::tree_sum(lanes[0]);
+}
+
+// Block sums are added in pairs, then pairs of pairs; an odd one out moves up unchanged.
+template <class T>
+T pairwise(T* sums, int64_t n) {
+  for (; n > 1; n = (n + 1) / 2)
+    for (int64_t i = 0; i < (n + 1) / 2; ++i)
+      sums[i] = 2 * i + 1 < n ? sums[2 * i] + sums[2 * i + 1] : sums[2 * i];
+  return sums[0];
+}
+
+// The same tree without a place for the block sums: level l holds the sum of 2^l blocks.
+template <class T, class Blocks>
+LANGEVIN_INLINE T pairwise_stream(int64_t n, Blocks block) {
+  T level[64], sum{};
+  for (int64_t i = 0; i < n; ++i) {
+    sum = block(i);
+    int l = 0;
+    for (; (i >> l) & 1; ++l) sum = level[l] + sum;
+    level[l] = sum;
+  }
+  if (n && (n & (n - 1))) {
+    int l = 0;
+    while (!((n >> l) & 1)) ++l;
+    sum = level[l];
+    for (++l; n >> l; ++l)
+      if ((n >> l) & 1) sum = level[l] + sum;
+  }
+  return sum;
+}
+
+// ---- gamma ------------------------------------------------------------------------------------
+
+constexpr double kInfinity = __builtin_inf();
+
+template <class T>
+LANGEVIN_INLINE T coefficient(const Coefficient& c, int64_t row) {
+  return c.each ? static_cast<const T*>(c.each)[row] : static_cast<T>(c.value);
+}
+
+// gamma of a norm (or of every |g_j|) against its bound, for one value or a register of them.
+template <class T, class V>
+LANGEVIN_INLINE V clip_factor(V norm, V bound) {
+  const V one = V{} + T(1), infinity = V{} + T(kInfinity), nan = V{} + T(__builtin_nan(""));
+  V gamma = norm <= bound ? one : bound / norm;
+  gamma = norm < infinity ? gamma : nan;
+  return bound == infinity ? one : gamma;
+}
+
+template <class T, class V>
+LANGEVIN_INLINE V noise_factor(V gamma, int twice_power) {
+  return twice_power == 0 ? V{} + T(1) : twice_power == 1 ? Register<T>::sqrt(gamma) : gamma;
+}
+
+template <class V>
+LANGEVIN_INLINE V magnitude(V g) {
+  return g < 0 ? -g : g;
+}
+
+// What the update needs of a chain, or of a register of chains; each value is rounded once to the
+// state's type. With per_coordinate, gamma enters drift and diffusion later.
+template <class V>
+struct Chain {
+  V drift, diffusion, anchor, bound, norm, gamma;  // anchor = drift * rho
+};
+
+template <class T, class V>
+LANGEVIN_INLINE Chain<V> chain_of(const Step& s, V drift, V diffusion, V bound, V squares,
+                                  V gammas) {
+  const V anchor = drift * static_cast<T>(s.reference_precision);
+  const V norm = Register<T>::sqrt(squares);
+  if (s.per_coordinate)
+    return {drift, diffusion, anchor, bound, norm, gammas / static_cast<T>(s.cols)};
+  const V gamma = clip_factor<T>(norm, bound);
+  return {drift * gamma, diffusion * noise_factor<T>(gamma, s.twice_noise_power),
+          anchor,        bound,
+          norm,          gamma};
+}
+
+template <class T>
+LANGEVIN_INLINE Chain<T> chain_of_row(const Step& s, int64_t row, T squares, T gammas) {
+  return chain_of<T>(s, coefficient<T>(s.drift, row), coefficient<T>(s.diffusion, row),
+                     coefficient<T>(s.bound, row), squares, gammas);
+}
+
+template <class T>
+LANGEVIN_INLINE void record(const Step& s, int64_t row, const Chain<T>& chain) {
+  if (s.grad_norm) static_cast<T*>(s.grad_norm)[row] = chain.norm;
+  if (s.gamma) static_cast<T*>(s.gamma)[row] = chain.gamma;
+}
+
+template <class T, class G>
+LANGEVIN_INLINE T square_sum(const G* g, int64_t n) {
+  using V = typename Register<T>::V;
+  return block_sum<T>(g, n, [](V v) __attribute__((always_inline)) { return v * v; });
+}
+
+template <class T, class G>
+LANGEVIN_INLINE T gamma_sum(const G* g, int64_t n, T bound) {
+  using V = typename Register<T>::V;
+  const V b = Register<T>::broadcast(bound);
+  return block_sum<T>(
+      g, n, [b](V v) __attribute__((always_inline)) { return clip_factor<T>(magnitude(v), b); });
+}
+
+LANGEVIN_INLINE bool averages_gamma(const Step& s) { return s.gamma && s.per_coordinate; }
+
+template <class T, class G>
+Chain<T> summed_chain(const Step& s, int64_t row) {
+  const G* g = static_cast<const G*>(s.grad) + row * s.cols;
+  const int64_t blocks = (s.cols + kBlock - 1) / kBlock;
+  const auto size = [&](int64_t b) { return b + 1 < blocks ? kBlock : s.cols - b * kBlock; };
+  const T squares = pairwise_stream<T>(
+      blocks, [&](int64_t b) { return square_sum<T>(g + b * kBlock, size(b)); });
+  const T bound = coefficient<T>(s.bound, row);
+  const T gammas = averages_gamma(s) ? pairwise_stream<T>(blocks, [&](int64_t b) {
+    return gamma_sum<T>(g + b * kBlock, size(b), bound);
+  })
+                                     : T{};
+  return chain_of_row(s, row, squares, gammas);
+}
+
+// ---- the update -------------------------------------------------------------------------------
+
+// The common case, compiled without the branches of the others.
+LANGEVIN_INLINE bool is_plain(const Step& s) {
+  return s.noisy && !s.per_coordinate && s.reference_precision == 0;
+}
+
+// Coefficients of one chain for every register, or of many chains element by element.
+template <class T>
+struct OneChain {
+  using V = typename Register<T>::V;
+  V drift_, diffusion_, anchor_, bound_;
+  explicit OneChain(const Chain<T>& c)
+      : drift_(Register<T>::broadcast(c.drift)),
+        diffusion_(Register<T>::broadcast(c.diffusion)),
+        anchor_(Register<T>::broadcast(c.anchor)),
+        bound_(Register<T>::broadcast(c.bound)) {}
+  V drift(int) const { return drift_; }
+  V diffusion(int) const { return diffusion_; }
+  V anchor(int) const { return anchor_; }
+  V bound(int) const { return bound_; }
+};
+
+template <class T>
+struct ManyChains {
+  using V = typename Register<T>::V;
+  const T *drift_, *diffusion_, *anchor_, *bound_;
+  V at(const T* p, int i) const {
+    V v;
+    load(p + i * Register<T>::lanes, v);
+    return v;
+  }
+  V drift(int i) const { return at(drift_, i); }
+  V diffusion(int i) const { return at(diffusion_, i); }
+  V anchor(int i) const { return at(anchor_, i); }
+  V bound(int i) const { return at(bound_, i); }
+};
+
+struct NoiseInRegisters {
+  F z[4];
+  F operator()(int i, F) const { return z[i]; }
+};
+
+struct NoiseInMemory {
+  const float* z;
+  template <class V>
+  V operator()(int i, V) const {
+    V v;
+    load(z + i * (int)(sizeof(V) / sizeof(v[0])), v);
+    return v;
+  }
+};
+
+// kChunk coordinates. Returns whether all were finite before the clamp; those that were not
+// become NaN, which the clamp lets through. A sum of finite values that overflows is looked at
+// again, so a false alarm costs time and nothing else.
+template <class T, bool Plain, class G, class Coefficients, class Noise>
+LANGEVIN_INLINE bool update_chunk(T* x, const G* g, const Coefficients& c, const Noise& noise,
+                                  const Step& s) {
+  using R = Register<T>;
+  using V = typename R::V;
+  constexpr int N = kChunk / R::lanes;
+  const V low = R::broadcast((T)s.low), high = R::broadcast((T)s.high);
+  V y[N];
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) {
+    V state, gradient, drift = c.drift(i), diffusion = c.diffusion(i);
+    load(x + i * R::lanes, state);
+    load(g + i * R::lanes, gradient);
+    if (!Plain && s.per_coordinate) {
+      const V gamma = clip_factor<T>(magnitude(gradient), c.bound(i));
+      drift *= gamma;
+      diffusion *= noise_factor<T>(gamma, s.twice_noise_power);
+    }
+    y[i] = state - drift * gradient;
+    if (!Plain && s.reference_precision != 0) y[i] = y[i] - c.anchor(i) * state;
+    if (Plain || s.noisy) y[i] = y[i] + diffusion * noise(i, V{});
+  }
+  V sum = y[0];
+#pragma GCC unroll 8
+  for (int i = 1; i < N; ++i) sum += y[i];
+  bool finite = true;
+  if (__builtin_expect(R::any_not_finite(sum), 0))
+    for (int i = 0; i < N; ++i)
+      if (R::any_not_finite(y[i])) {
+        finite = false;
+        y[i] = (y[i] - y[i]) == 0 ? y[i] : R::broadcast((T)__builtin_nan(""));
+      }
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) store(x + i * R::lanes, R::at_most(high, R::at_least(low, y[i])));
+  return finite;
+}
+
+template <class T, bool Plain, class G, class Coefficients, class Noise>
+LANGEVIN_INLINE bool update_tail(T* x, const G* g, int64_t n, const Coefficients& c,
+                                 const Noise& noise, const Step& s) {
+  T padded_x[kChunk] = {};
+  G padded_g[kChunk] = {};
+  memcpy(padded_x, x, n * sizeof(T));
+  memcpy(padded_g, g, n * sizeof(G));
+  update_chunk<T, Plain>(padded_x, padded_g, c, noise, s);
+  memcpy(x, padded_x, n * sizeof(T));
+  bool finite = true;  // the padding may be NaN where a coefficient is: only the n count
+  for (int64_t i = 0; i < n; ++i) finite &= x[i] == x[i];
+  return finite;
+}
+
+template <class T, bool Plain, class G>
+bool update_row(const Step& s, const Source& source, int64_t row, int64_t begin, int64_t end,
+                const Chain<T>& chain) {
+  T* x = static_cast<T*>(s.x) + row * s.cols;
+  const G* g = static_cast<const G*>(s.grad) + row * s.cols;
+  const OneChain<T> c(chain);
+  const uint64_t id = source.first_chain + row;
+  bool finite = true;
+  for (int64_t j = begin; j < end; j += kChunk) {
+    // The next row's norm would wait for memory; its gradient arrives behind this row's noise.
+    for (size_t byte = 0; byte < kChunk * sizeof(G); byte += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(g + s.cols + j) + byte);
+    NoiseInRegisters z{};
+    if (Plain || s.noisy) draw_row<Normals>(j / 4, id, source, z.z);
+    const bool whole = j + kChunk <= end;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      finite &= whole ? update_chunk<T, Plain>(x + j, g + j, c, z, s)
+                      : update_tail<T, Plain>(x + j, g + j, end - j, c, z, s);
+    } else {
+      alignas(64) float memory[kChunk];
+      for (int i = 0; i < 4; ++i) store(memory + i * W, z.z[i]);
+      const NoiseInMemory m{memory};
+      finite &= whole ? update_chunk<T, Plain>(x + j, g + j, c, m, s)
+                      : update_tail<T, Plain>(x + j, g + j, end - j, c, m, s);
+    }
+  }
+  return finite;
+}
+
+template <class T, class G>
+bool update_row(const Step& s, const Source& source, int64_t row, int64_t begin, int64_t end,
+                const Chain<T>& chain) {
+  return is_plain(s) ? update_row<T, true, G>(s, source, row, begin, end, chain)
+                     : update_row<T, false, G>(s, source, row, begin, end, chain);
+}
+
+// ---- short rows -------------------------------------------------------------------------------
+//
+// A tile holds as many short rows as fill kTile elements. Sums and coefficients are made with the
+// rows across the lanes; the update then runs over the tile's elements as over one long row.
+
+constexpr int kTileRows = kTile / 2;
+constexpr int64_t kTransposed = 8;  // up to here a tile is transposed to be summed
+
+template <class T>
+struct Tile {
+  alignas(64) float noise[kTile + kChunk];
+  alignas(64) T columns[kTile + W];               // squares, or gammas, column by column
+  alignas(64) T squares[kTileRows + W], gammas[kTileRows + W];
+  alignas(64) T row[4][kTileRows + W];            // drift, diffusion, anchor, bound of every row
+  alignas(64) T element[4][kTile + kChunk];       // and of every element
+};
+
+template <class T, class G>
+void square_sums(const G* g, int64_t cols, int64_t rows, Tile<T>& t) {
+  if (cols > kTransposed) {
+    for (int64_t r = 0; r < rows; ++r) t.squares[r] = square_sum<T>(g + r * cols, cols);
+    return;
+  }
+  using V = typename Register<T>::V;
+  constexpr int N = Register<T>::lanes;
+  const int64_t height = tile_rows(cols);
+  int64_t r = 0;
+  if constexpr (sizeof(G) == sizeof(float) && sizeof(T) == sizeof(float))
+    for (; cols == 2 && r + W <= rows; r += W) {
+      F a, b, even, odd;
+      load(g + 2 * r, a);
+      load(g + 2 * r + W, b);
+      Lanes::deinterleave(a * a, b * b, even, odd);
+      store(t.columns + r, even);
+      store(t.columns + height + r, odd);
+    }
+  for (; r < rows; ++r)
+    for (int64_t k = 0; k < cols; ++k) {
+      G one[N] = {g[r * cols + k]};
+      V v;
+      load(one, v);
+      t.columns[k * height + r] = v[0] * v[0];
+    }
+  // The tree of block_sum: column k takes column k + 4, then k + 2, then k + 1.
+  for (int64_t h = kTransposed / 2; h; h /= 2)
+    for (int64_t k = 0; k < h && k + h < cols; ++k)
+      for (r = 0; r < rows; ++r) t.columns[k * height + r] += t.columns[(k + h) * height + r];
+  memcpy(t.squares, t.columns, rows * sizeof(T));
+}
+
+template <class T>
+void take(const Coefficient& c, int64_t base, int64_t rows, T* out) {
+  if (c.each)
+    memcpy(out, static_cast<const T*>(c.each) + base, rows * sizeof(T));
+  else
+    for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(c.value);
+}
+
+// Row values to element values; a store of 4 may spill into the next row, written after it.
+template <class T>
+void spread(const T* row, int64_t cols, int64_t rows, T* element) {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+  if (cols == 1) {
+    memcpy(element, row, rows * sizeof(T));
+  } else if (cols == 2 && sizeof(T) == sizeof(float)) {
+    for (int64_t r = 0; r < rows; r += W) {
+      F v, low, high;
+      load((const float*)row + r, v);
+      Lanes::interleave(v, v, low, high);
+      store((float*)element + 2 * r, low);
+      store((float*)element + 2 * r + W, high);
+    }
+  } else {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t k = 0; k < cols; k += 4) *(Four*)(element + r * cols + k) = Four{} + row[r];
+  }
+}
+
+// The coefficients of every element of the tile, and the statistics of its rows.
+template <class T, bool Plain, class G>
+void prepare_tile(const Step& s, int64_t base, int64_t rows, const G* g, Tile<T>& t) {
+  using V = typename Register<T>::V;
+  constexpr int N = Register<T>::lanes;
+  take(s.drift, base, rows, t.row[0]);
+  take(s.diffusion, base, rows, t.row[1]);
+  take(s.bound, base, rows, t.row[3]);
+  if (needs_sums(s)) square_sums(g, s.cols, rows, t);
+  for (int64_t r = 0; averages_gamma(s) && r < rows; ++r)
+    t.gammas[r] = gamma_sum<T>(g + r * s.cols, s.cols, t.row[3][r]);
+  for (int64_t r = 0; r < rows; r += N) {
+    V drift, diffusion, bound, squares, gammas;
+    load(t.row[0] + r, drift);
+    load(t.row[1] + r, diffusion);
+    load(t.row[3] + r, bound);
+    load(t.squares + r, squares);
+    load(t.gammas + r, gammas);
+    const Chain<V> c = chain_of<T>(s, drift, diffusion, bound, squares, gammas);
+    store(t.row[0] + r, c.drift);
+    store(t.row[1] + r, c.diffusion);
+    store(t.row[2] + r, c.anchor);
+    store(t.squares + r, c.norm);
+    store(t.gammas + r, c.gamma);
+  }
+  if (s.grad_norm) memcpy(static_cast<T*>(s.grad_norm) + base, t.squares, rows * sizeof(T));
+  if (s.gamma) memcpy(static_cast<T*>(s.gamma) + base, t.gammas, rows * sizeof(T));
+  for (int i = 0; i < (Plain ? 2 : 4); ++i) spread(t.row[i], s.cols, rows, t.element[i]);
+}
+
+template <class T, bool Plain, class G>
+void update_tiles(const Step& s, int64_t begin, int64_t end) {
+  const int64_t cols = s.cols, height = tile_rows(cols);
+  const Source source(s.noise);
+  const bool varies = needs_sums(s) || s.drift.each || s.diffusion.each || s.bound.each;
+  const OneChain<T> one(chain_of_row<T>(s, begin, 0, 0));
+  Tile<T> t;
+  memset(t.squares, 0, sizeof t.squares);
+  memset(t.gammas, 0, sizeof t.gammas);
+
+  for (int64_t base = begin; base < end; base += height) {
+    const int64_t rows = end - base < height ? end - base : height, n = rows * cols;
+    T* x = static_cast<T*>(s.x) + base * cols;
+    const G* g = static_cast<const G*>(s.grad) + base * cols;
+    if (Plain || s.noisy)
+      draw_tile<Normals>(t.noise, cols, rows, source.first_chain + base, source);
+    if (varies) prepare_tile<T, Plain>(s, base, rows, g, t);
+    bool finite = true;
+    for (int64_t j = 0; j < n; j += kChunk) {
+      const NoiseInMemory z{t.noise + j};
+      const ManyChains<T> many{t.element[0] + j, t.element[1] + j, t.element[2] + j,
+                               t.element[3] + j};
+      if (j + kChunk <= n)
+        finite &= varies ? update_chunk<T, Plain>(x + j, g + j, many, z, s)
+                         : update_chunk<T, Plain>(x + j, g + j, one, z, s);
+      else
+        finite &= varies ? update_tail<T, Plain>(x + j, g + j, n - j, many, z, s)
+                         : update_tail<T, Plain>(x + j, g + j, n - j, one, z, s);
+    }
+    if (s.finite && !finite)  // whatever was not finite is NaN now
+      for (int64_t i = 0; i < n; ++i)
+        if (x[i] != x[i]) s.finite[base + i / cols] = false;
+  }
+}
+
+// ---- what the threads call --------------------------------------------------------------------
+
+template <class T, class G>
+void rows(const Step& s, int64_t begin, int64_t end) {
+  if (is_short(s.cols))
+    return is_plain(s) ? update_tiles<T, true, G>(s, begin, end)
+                       : update_tiles<T, false, G>(s, begin, end);
+  const Source source(s.noise);
+  for (int64_t r = begin; r < end; ++r) {
+    const Chain<T> chain = needs_sums(s) ? summed_chain<T, G>(s, r) : chain_of_row<T>(s, r, 0, 0);
+    record(s, r, chain);
+    const bool finite = update_row<T, G>(s, source, r, 0, s.cols, chain);
+    if (s.finite && !finite) s.finite[r] = false;
+  }
+}
+
+template <class T, class G>
+void sums(const Step& s, int64_t row, int64_t begin, int64_t end, void* squares, void* gammas) {
+  const G* g = static_cast<const G*>(s.grad) + row * s.cols;
+  for (int64_t b = begin; b < end; ++b) {
+    const int64_t left = s.cols - b * kBlock, n = left < kBlock ? left : kBlock;
+    static_cast<T*>(squares)[b] = square_sum<T>(g + b * kBlock, n);
+    if (averages_gamma(s))
+      static_cast<T*>(gammas)[b] =
+          gamma_sum<T>(g + b * kBlock, n, coefficient<T>(s.bound, row));
+  }
+}
+
+template <class T>
+RowSums combine(const Step& s, int64_t row, void* squares, void* gammas) {
+  const int64_t blocks = (s.cols + kBlock - 1) / kBlock;
+  const T square = pairwise(static_cast<T*>(squares), blocks);
+  const T gamma = averages_gamma(s) ? pairwise(static_cast<T*>(gammas), blocks) : T{};
+  record(s, row, chain_of_row<T>(s, row, square, gamma));
+  return {square, gamma};
+}
+
+template <class T, class G>
+void blocks(const Step& s, int64_t row, int64_t begin, int64_t end, RowSums sums) {
+  const Chain<T> chain = chain_of_row<T>(s, row, (T)sums.squares, (T)sums.gammas);
+  const int64_t last = end * kBlock < s.cols ? end * kBlock : s.cols;
+  const bool finite = update_row<T, G>(s, Source(s.noise), row, begin * kBlock, last, chain);
+  if (s.finite && !finite) __atomic_store_n(s.finite + row, false, __ATOMIC_RELAXED);
+}
+
+bool supported() {
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+#elif LANGEVIN_INTRINSICS && LANGEVIN_LANES == 8
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+#else
+  return true;
+#endif
+}
+
+}  // namespace
+
+#define LANGEVIN_STRING_(x) #x
+#define LANGEVIN_STRING(x) LANGEVIN_STRING_(x)
+#define LANGEVIN_JOIN_(a, b) a##b
+#define LANGEVIN_JOIN(a, b) LANGEVIN_JOIN_(a, b)
+
+const StepKernels LANGEVIN_JOIN(LANGEVIN_ISA, _kernels) = {
+    LANGEVIN_STRING(LANGEVIN_ISA),
+    supported,
+    {rows<float, float>, rows<float, BFloat16>, rows<float, Float16>, rows<double, double>},
+    {sums<float, float>, sums<float, BFloat16>, sums<float, Float16>, sums<double, double>},
+    {combine<float>, combine<float>, combine<float>, combine<double>},
+    {blocks<float, float>, blocks<float, BFloat16>, blocks<float, Float16>, blocks<double, double>},
+    draw<Normals>,
+    draw<Uniforms>,
+    normals_in_registers,
+};
+
+}  // namespace langevin

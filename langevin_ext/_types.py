@@ -1,0 +1,49 @@
+"""The few types that every layer shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Energy: TypeAlias = Callable[[Tensor], Tensor]
+"""U: states (B, ...) -> (B,) or (B, 1); density proportional to exp(-U)."""
+
+Coefficient: TypeAlias = "float | Tensor"
+"""One value for every chain, or a (B,) tensor with one per chain."""
+
+Clamp: TypeAlias = "tuple[float | None, float | None]"
+Per: TypeAlias = Literal["sample", "coordinate"]
+
+
+class Position(NamedTuple):
+    """A place in the stream of noise; row i of a state is chain ``first_chain + i``."""
+
+    seed: int
+    step: int
+    stream: int
+    first_chain: int
+
+
+class StepStats(NamedTuple):
+    """What one step records of each chain, in the same pass over memory; (B,) each."""
+
+    grad_norm: Tensor
+    """|grad U| over all axes but the chain axis, in the state's dtype."""
+    gamma: Tensor
+    """The clip factor; with ``per="coordinate"`` its mean. Clipped is ``gamma < 1``."""
+    finite: Tensor
+    """bool: every coordinate was finite before the clamp."""
+
+    @classmethod
+    def empty(
+        cls,
+        chains: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> StepStats:
+        """Room for ``chains`` chains; ``dtype`` is that of the state."""
+        norm, gamma = (torch.empty(chains, dtype=dtype, device=device) for _ in range(2))
+        return cls(norm, gamma, torch.empty(chains, dtype=torch.bool, device=device))

@@ -1,0 +1,94 @@
+"""The backends of the fused step, resolved by name when first used.
+
+Each is a module with the same four functions: ``unavailable``, ``step_``, ``normal_`` and
+``uniform_``. An explicit name works or raises `BackendError`; ``"auto"`` takes the fastest that
+fits the device and says so once if that is the reference.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .._types import Position
+from ..errors import ArgumentError, BackendError, FallbackWarning
+
+FASTEST_FIRST = "native", "reference"
+
+
+class Backend(Protocol):
+    def unavailable(self, device: torch.device) -> str | None: ...
+    def step_(self, x: Tensor, grad: Tensor, **contract: Any) -> None: ...
+    def normal_(self, out: Tensor, position: Position) -> None: ...
+    def uniform_(self, out: Tensor, position: Position) -> None: ...
+
+
+@functools.cache
+def _load(name: str) -> Backend | str:
+    """The backend's module, or why it cannot be imported."""
+    try:
+        return importlib.import_module(f".{name}", __name__)  # type: ignore[return-value]
+    except ImportError as error:
+        return f"{error}; {build_report()}"
+
+
+def build_record() -> dict[str, Any]:
+    """What setup.py wrote about the native build; empty when nothing was recorded."""
+    file = Path(__file__).parents[1] / "_build.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def build_report() -> str:
+    """The native build in one sentence."""
+    record = build_record()
+    if record.get("error"):
+        return f"the native build failed at installation: {record['error']}"
+    if record.get("requested") == "none":
+        return "the native part was left out at installation (LANGEVIN_BUILD=none)"
+    return "the native part was built" if record.get("built") else "no native build is recorded"
+
+
+def why_not(name: str, device: torch.device) -> str | None:
+    """Why a backend cannot be used on a device; None if it can."""
+    backend = _load(name)
+    return backend if isinstance(backend, str) else backend.unavailable(device)
+
+
+@functools.cache
+def resolve(name: str, device_type: str) -> Backend:
+    """The backend for a name and a device type.
+
+    Raises:
+        ArgumentError: the name is not ``"auto"`` or one of `FASTEST_FIRST`.
+        BackendError: an explicit name that cannot work here; the message says what is missing.
+    """
+    device = torch.device(device_type)
+    if name == "auto":
+        reasons = {n: why_not(n, device) for n in FASTEST_FIRST}
+        name = next(n for n, reason in reasons.items() if reason is None)
+        if name == "reference":
+            warnings.warn(
+                f"langevin_ext runs its plain torch reference on {device_type}, which is slow: "
+                + "; ".join(f"{n}: {why}" for n, why in reasons.items() if why),
+                FallbackWarning,
+                stacklevel=4,
+            )
+    elif name not in FASTEST_FIRST:
+        raise ArgumentError(f"backend={name!r}: give 'auto' or one of {FASTEST_FIRST}")
+    elif reason := why_not(name, device):
+        raise BackendError(f"backend {name!r} cannot be used on {device_type}: {reason}")
+    backend = _load(name)
+    assert not isinstance(backend, str)
+    return backend
+
+
+def available(device: torch.device | str = "cpu") -> dict[str, str | None]:
+    """Every backend, and why it cannot be used on ``device`` (None: it can)."""
+    return {name: why_not(name, torch.device(device)) for name in FASTEST_FIRST}

@@ -1,0 +1,104 @@
+"""The step in C++ on a CPU (csrc/): vector instructions, threads, the bits of the reference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader reports its absence
+from .._types import Position, StepStats
+
+isas: tuple[str, ...] = _C.isas
+"""Instruction sets compiled and supported here, best first."""
+
+_isa = isas[0]
+_NOWHERE = Position(0, 0, 0, 0)
+_DTYPES = {
+    (torch.float32, torch.float32): 0,
+    (torch.float32, torch.bfloat16): 1,
+    (torch.float32, torch.float16): 2,
+    (torch.float64, torch.float64): 3,
+}
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Why this backend cannot run on the device; None if it can."""
+    return None if device.type == "cpu" else f"its kernels are for the CPU, not for {device.type}"
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return _isa
+
+
+def use_isa(name: str) -> None:
+    """Use the kernels of one of `isas` from now on. They differ in speed and in nothing else."""
+    global _isa
+    if name not in isas:
+        raise ValueError(f"instruction set {name!r}: this processor and build have {isas}")
+    _isa = name
+
+
+def normals_in_registers(count: int) -> float:
+    """Make ``count`` normals without storing them: the rate that bounds every step."""
+    return float(_C.normals_in_registers(_isa, count))
+
+
+def _scalar_and_pointer(value: float | Tensor) -> tuple[float, int]:
+    return (0.0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
+
+
+def step_(
+    x: Tensor,
+    grad: Tensor,
+    *,
+    drift: float | Tensor,
+    diffusion: float | Tensor,
+    max_grad_norm: float | Tensor,
+    per_coordinate: bool,
+    noise_power: float,
+    reference_precision: float,
+    low: float,
+    high: float,
+    position: Position | None,
+    stats: StepStats | None,
+) -> None:
+    """One step of ``x`` (B, D) in place; see `langevin_ext.langevin_step_` for the arguments."""
+    if x.dtype == torch.float64 and grad.dtype != torch.float64:
+        grad = grad.double()
+    here, there = x.data_ptr(), grad.data_ptr()
+    if here != there or grad.dtype != x.dtype:
+        # The kernel reads a gradient after writing states before it.
+        begins_inside = -grad.nbytes < there - here < x.nbytes
+        if begins_inside:
+            grad = grad.clone()
+            there = grad.data_ptr()
+    _C.step(
+        _isa,
+        _DTYPES[x.dtype, grad.dtype],
+        here,
+        there,
+        *x.shape,
+        *_scalar_and_pointer(drift),
+        *_scalar_and_pointer(diffusion),
+        *_scalar_and_pointer(max_grad_norm),
+        reference_precision,
+        low,
+        high,
+        int(2 * noise_power),
+        per_coordinate,
+        position is not None,
+        *(position or _NOWHERE),
+        *((0, 0, 0) if stats is None else (s.data_ptr() for s in stats)),
+        torch.get_num_threads(),
+    )
+
+
+def normal_(out: Tensor, position: Position) -> None:
+    """Fill ``out`` (B, D) float32 with the standard normals at ``position``."""
+    _C.normal(_isa, out.data_ptr(), *out.shape, *position, torch.get_num_threads())
+
+
+def uniform_(out: Tensor, position: Position) -> None:
+    """Fill ``out`` (B, D) float32 with the uniform numbers in (0, 1] at ``position``."""
+    _C.uniform(_isa, out.data_ptr(), *out.shape, *position, torch.get_num_threads())

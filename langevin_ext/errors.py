@@ -1,0 +1,79 @@
+"""Every error the library raises on purpose, each also a built-in kind so old handlers still work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .sample import Samples
+
+
+class LangevinError(Exception):
+    """Base of the errors below."""
+
+
+class ArgumentError(LangevinError, ValueError):
+    """An argument has a value outside its documented range."""
+
+
+class StepSizeError(ArgumentError):
+    """A step size, coefficient or threshold is not a positive finite number."""
+
+
+class NoiseError(ArgumentError):
+    """A seed, step, stream or chain id does not fit the noise's counter."""
+
+
+class ShapeError(LangevinError, ValueError):
+    """A tensor has the wrong shape."""
+
+
+class DtypeError(LangevinError, TypeError):
+    """A tensor has a dtype that cannot be used here."""
+
+
+class DeviceError(LangevinError, ValueError):
+    """Tensors that must share a device do not."""
+
+
+class GradientError(LangevinError, RuntimeError):
+    """An operation and autograd contradict each other."""
+
+
+class BackendError(LangevinError, RuntimeError):
+    """A backend was asked for by name and cannot do it."""
+
+
+class EnergyError(LangevinError, RuntimeError):
+    """The energy raised, or returned something that is not one number per chain.
+
+    ``samples`` holds what had been drawn, or None outside `sample`.
+    """
+
+    samples: Samples | None = None
+
+
+class NonFiniteError(LangevinError, ArithmeticError):
+    """Chains left the finite numbers. ``step`` and ``chains`` say when and which.
+
+    ``samples`` holds what had been drawn, or None outside `sample`.
+    """
+
+    samples: Samples | None = None
+
+    def __init__(self, message: str, *, step: int, chains: list[int]) -> None:
+        super().__init__(message)
+        self.step = step
+        self.chains = chains
+
+
+class SamplingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during `sample`. ``samples`` holds what had been drawn; its state continues the run."""
+
+    def __init__(self, samples: Samples) -> None:
+        super().__init__(f"sampling interrupted after {samples.state.step} steps")
+        self.samples = samples
+
+
+class FallbackWarning(UserWarning):
+    """``backend="auto"`` had to take a slower backend than this device deserves."""

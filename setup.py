@@ -1,0 +1,158 @@
+"""Builds langevin_ext._C from csrc/ and nothing else; the metadata is in pyproject.toml.
+
+LANGEVIN_BUILD=auto (default)  build it if a C++ compiler works; if not, install without it
+LANGEVIN_BUILD=cpu             build it or fail
+LANGEVIN_BUILD=none            do not build it
+
+What happened is written to langevin_ext/_build.json, because pip hides a build's output from the
+person who will wonder why there is no native backend; `langevin-ext info` prints it.
+"""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+
+# Contraction of a*b+c would change the bits of the noise; -ffast-math would also switch off
+# denormals for the whole process. -fwrapv: Philox shifts and negates signed words.
+COMMON = "-O3 -std=c++17 -fPIC -fvisibility=hidden -fwrapv -g0 -Wall -Wextra".split()
+KERNEL = (
+    "-ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi -Wno-ignored-attributes"
+    " -Wno-uninitialized -Wno-maybe-uninitialized"  # GCC 12's own AVX-512 header
+).split()
+ISAS = {  # name: (float lanes, intrinsics, flags)
+    "generic": (4, 0, []),
+    "sse2": (4, 1, []),
+    "avx2": (8, 1, "-mavx2 -mfma -mf16c".split()),
+    "avx512": (16, 1, "-mavx512f -mavx512vl -mavx512dq -mavx512bw -mavx2 -mfma -mf16c"
+                      " -mprefer-vector-width=512".split()),
+}
+
+
+class BuildError(RuntimeError):
+    """The native part cannot be built here; the message says why."""
+
+
+def find_compiler() -> list[str]:
+    named = os.environ.get("CXX")
+    if named:
+        return shlex.split(named)
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise BuildError("no C++ compiler found: none of c++, g++, clang++ is on PATH and CXX is not set")
+
+
+def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
+    """Every object file and the command that makes it."""
+    import pybind11
+
+    openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+    includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+    plan = {
+        "bindings": ("bindings.cpp", openmp + includes),
+        "step": ("step.cpp", openmp),
+    }
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    for isa, (lanes, intrinsics, flags) in ISAS.items():
+        if x86 or isa == "generic":
+            defines = [f"-DLANGEVIN_ISA={isa}", f"-DLANGEVIN_LANES={lanes}",
+                       f"-DLANGEVIN_INTRINSICS={intrinsics}"]
+            plan[f"step_{isa}"] = ("step_cpu.cpp", KERNEL + flags + defines)
+    return {
+        out / f"{name}.o": [*compiler, *COMMON, *flags, "-c", str(CSRC / source),
+                            "-o", str(out / f"{name}.o")]
+        for name, (source, flags) in plan.items()
+    }  # fmt: skip
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise BuildError(f"{shlex.join(command)}\n{done.stdout[-4000:]}")
+
+
+def ninja_text(compiles: dict[Path, list[str]], link: list[str], library: Path) -> str:
+    def word(value: object) -> str:
+        return str(value).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+    def rule(name: str, command: list[str], more: str = "") -> str:
+        return f"rule {name}\n  command = {shlex.join(command).replace('$', '$$')}\n{more}"
+
+    lines = []
+    for i, (target, command) in enumerate(compiles.items()):
+        lines.append(rule(f"cc{i}", [*command, "-MMD", "-MF", f"{target}.d"],
+                          f"  depfile = {word(target)}.d\n  deps = gcc\n"))  # fmt: skip
+        lines.append(f"build {word(target)}: cc{i} {word(command[command.index('-c') + 1])}\n")
+    lines.append(rule("link", link))
+    lines.append(f"build {word(library)}: link {' '.join(map(word, compiles))}\n")
+    return "\n".join(lines)
+
+
+def build(library: Path, out: Path) -> None:
+    compiler = find_compiler()
+    out.mkdir(parents=True, exist_ok=True)
+    compiles = objects(compiler, out)
+    flags = ["-shared", "-fopenmp"] if sys.platform != "darwin" else ["-bundle", "-undefined",
+                                                                      "dynamic_lookup"]  # fmt: skip
+    link = [*compiler, *flags, *map(str, compiles), "-o", str(library)]
+    ninja = shutil.which("ninja")
+    if ninja:
+        file = out / "build.ninja"
+        file.write_text(ninja_text(compiles, link, library))
+        run([ninja, "-f", str(file)])
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(run, compiles.values()))
+        run(link)
+
+
+class BuildNative(build_ext):
+    """One shared library by our own commands: each instruction set has its own flags."""
+
+    def run(self) -> None:
+        wanted = os.environ.get("LANGEVIN_BUILD", "auto").strip().lower()
+        if wanted not in ("auto", "cpu", "none"):
+            raise SystemExit(f"LANGEVIN_BUILD={wanted!r}: give one of auto, cpu, none")
+        package = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
+        package = package / "langevin_ext"
+        package.mkdir(parents=True, exist_ok=True)
+        library = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+        library.unlink(missing_ok=True)  # a stale library is worse than none
+        record: dict[str, object] = {"requested": wanted, "built": False, "error": None}
+        if wanted != "none":
+            try:
+                build(library, ROOT / "build" / "native" / library.stem)
+                record["built"] = True
+            except (BuildError, OSError, ImportError) as error:
+                if wanted == "cpu":
+                    raise SystemExit(f"langevin_ext._C could not be built: {error}") from error
+                record["error"] = str(error)
+                print(f"langevin_ext: installing without _C: {error}", file=sys.stderr)
+        info = package / "_build.json"
+        info.write_text(json.dumps(record, indent=2) + "\n")
+        self.made = [str(p) for p in (library, info) if p.exists()]
+
+    def get_outputs(self) -> list[str]:
+        return getattr(self, "made", [])
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+setup(
+    ext_modules=[Extension("langevin_ext._C", [str(p.relative_to(ROOT)) for p in CSRC.glob("*.cpp")])],
+    cmdclass={"build_ext": BuildNative},
+)
