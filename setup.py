@@ -36,8 +36,12 @@ ISAS = {  # name: (float lanes, intrinsics, flags)
     "generic": (4, 0, []),
     "sse2": (4, 1, []),
     "avx2": (8, 1, "-mavx2 -mfma -mf16c".split()),
-    "avx512": (16, 1, "-mavx512f -mavx512vl -mavx512dq -mavx512bw -mavx2 -mfma -mf16c"
-                      " -mprefer-vector-width=512".split()),
+    "avx512": (
+        16,
+        1,
+        "-mavx512f -mavx512vl -mavx512dq -mavx512bw -mavx2 -mfma -mf16c"
+        " -mprefer-vector-width=512".split(),
+    ),
 }
 
 
@@ -52,7 +56,9 @@ def find_compiler() -> list[str]:
     for name in ("c++", "g++", "clang++"):
         if shutil.which(name):
             return [name]
-    raise BuildError("no C++ compiler found: none of c++, g++, clang++ is on PATH and CXX is not set")
+    raise BuildError(
+        "no C++ compiler found: none of c++, g++, clang++ is on PATH and CXX is not set"
+    )
 
 
 def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
@@ -68,8 +74,11 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     for isa, (lanes, intrinsics, flags) in ISAS.items():
         if x86 or isa == "generic":
-            defines = [f"-DLANGEVIN_ISA={isa}", f"-DLANGEVIN_LANES={lanes}",
-                       f"-DLANGEVIN_INTRINSICS={intrinsics}"]
+            defines = [
+                f"-DLANGEVIN_ISA={isa}",
+                f"-DLANGEVIN_LANES={lanes}",
+                f"-DLANGEVIN_INTRINSICS={intrinsics}",
+            ]
             plan[f"step_{isa}"] = ("step_cpu.cpp", KERNEL + flags + defines)
     return {
         out / f"{name}.o": [*compiler, *COMMON, *flags, "-c", str(CSRC / source),
@@ -153,6 +162,8 @@ class BuildNative(build_ext):
 
 
 setup(
-    ext_modules=[Extension("langevin_ext._C", [str(p.relative_to(ROOT)) for p in CSRC.glob("*.cpp")])],
+    ext_modules=[
+        Extension("langevin_ext._C", [str(p.relative_to(ROOT)) for p in CSRC.glob("*.cpp")])
+    ],
     cmdclass={"build_ext": BuildNative},
 )

@@ -1,5 +1,16 @@
 """langevin_ext: fused Langevin samplers for PyTorch, and the models trained on them."""
 
+from . import errors as errors, noise as noise
 from ._types import StepStats as StepStats
-from .noise import Noise as Noise
+from .gradient import EnergyGradient as EnergyGradient
+from .noise import Noise as Noise, Purpose as Purpose
+from .sample import (
+    Samples as Samples,
+    SampleState as SampleState,
+    SampleStats as SampleStats,
+    sample as sample,
+)
+from .samplers import AniLA as AniLA, Langevin as Langevin
 from .step import langevin_step as langevin_step, langevin_step_ as langevin_step_
+
+__version__ = "0.1.0"

@@ -27,6 +27,22 @@ class Position(NamedTuple):
     first_chain: int
 
 
+class StepSpec(NamedTuple):
+    """One checked step: what a backend takes besides the state, its gradient and the stats."""
+
+    drift: Coefficient
+    """A number, or a contiguous (B,) tensor in the state's dtype; so are the next two."""
+    diffusion: Coefficient
+    max_grad_norm: Coefficient
+    per_coordinate: bool
+    noise_power: float
+    reference_precision: float
+    low: float
+    high: float
+    position: Position | None
+    """Where the noise comes from; None if there is none."""
+
+
 class StepStats(NamedTuple):
     """What one step records of each chain, in the same pass over memory; (B,) each."""
 

@@ -53,7 +53,8 @@ def philox4x32(counter: Tensor, key: Tensor) -> Tensor:
             p0 & _MASK,
         )
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), -1)
+    shape = torch.broadcast_shapes(c0.shape, c1.shape, c2.shape, c3.shape)  # type: ignore[no-untyped-call]
+    return torch.stack([c.expand(shape) for c in (c0, c1, c2, c3)], -1)
 
 
 def words(position: Position, rows: int, cols: int, device: torch.device) -> Tensor:

@@ -9,13 +9,13 @@ The AniLA step is gamma with p = 1/2; a plain Langevin step is b = None.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from . import backends
-from ._types import Clamp, Coefficient, Per, Position, StepStats
+from ._types import Clamp, Coefficient, Per, StepSpec, StepStats
 from .errors import (
     ArgumentError,
     DeviceError,
@@ -30,20 +30,6 @@ from .noise import Noise
 _INFINITY = float("inf")
 _STATES = torch.float32, torch.float64
 _HALVES = torch.bfloat16, torch.float16
-
-
-class _Step(NamedTuple):
-    """A checked step: what a backend takes besides the two tensors."""
-
-    drift: Coefficient
-    diffusion: Coefficient
-    max_grad_norm: Coefficient
-    per_coordinate: bool
-    noise_power: float
-    reference_precision: float
-    low: float
-    high: float
-    position: Position | None
 
 
 def langevin_step_(
@@ -137,7 +123,7 @@ def langevin_step(
     )  # fmt: skip
     learned = (x, grad, step.drift, step.diffusion, step.max_grad_norm)
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in learned):
-        y: Tensor = _StepFunction.apply(*learned, step, stats, backend)
+        y: Tensor = _StepFunction.apply(*learned, step, stats, backend)  # type: ignore[no-untyped-call]
     else:
         y = x.detach().clone()
         _run_(y, grad, step, stats, backend)
@@ -168,7 +154,7 @@ def _check(
     reference_precision: float,
     clamp: Clamp | None,
     stats: StepStats | None,
-) -> _Step:
+) -> StepSpec:
     check_state(x)
     check_gradient(x, grad)
     if stats is not None:
@@ -190,7 +176,7 @@ def _check(
         raise NoiseError(f"noise={noise!r}: pass a langevin_ext.Noise(seed)")
     else:
         position = noise.position(chains, x.numel() // max(chains, 1))
-    return _Step(
+    return StepSpec(
         check_coefficient("drift", drift, x),
         check_coefficient("diffusion", diffusion, x, zero=True),
         _INFINITY
@@ -312,36 +298,21 @@ def check_coefficient(
 # ---- running it --------------------------------------------------------------------------------
 
 
-def _flat(t: Tensor) -> Tensor:
-    """(B, ...) as (B, D) in logical order, contiguous; a copy where the layout is another."""
-    return t.contiguous().view(t.shape[0], -1)
-
-
-def _contract(step: _Step) -> dict[str, Any]:
-    contract = step._asdict()
-    for name in ("drift", "diffusion", "max_grad_norm"):
-        if isinstance(contract[name], Tensor):
-            contract[name] = contract[name].detach()
-    return contract
-
-
-def _run_(x: Tensor, grad: Tensor, step: _Step, stats: StepStats | None, backend: str) -> None:
+def _run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, backend: str) -> None:
     chosen = backends.resolve(backend, x.device.type)
     if x.numel() == 0:
         if stats is not None:
             stats.grad_norm.zero_()
             stats.gamma.fill_(1)
             stats.finite.fill_(True)
-        return
-    x, grad = x.detach(), grad.detach()
-    if x.is_contiguous():
-        chosen.step_(x.view(x.shape[0], -1), _flat(grad), **_contract(step), stats=stats)
+    elif x.is_contiguous():
+        chosen.step_(x, grad.contiguous(), step, stats)
         if not x.is_inference():  # a raw write would hide itself from autograd
             torch.autograd.graph.increment_version(x)
     else:
-        y = _flat(x)
-        chosen.step_(y, _flat(grad), **_contract(step), stats=stats)
-        x.copy_(y.view(x.shape))
+        y = x.contiguous()
+        chosen.step_(y, grad.contiguous(), step, stats)
+        x.copy_(y)
 
 
 class _StepFunction(torch.autograd.Function):
@@ -355,7 +326,7 @@ class _StepFunction(torch.autograd.Function):
         drift: Coefficient,
         diffusion: Coefficient,
         max_grad_norm: Coefficient,
-        step: _Step,
+        step: StepSpec,
         stats: StepStats | None,
         backend: str,
     ) -> Tensor:
@@ -375,7 +346,8 @@ class _StepFunction(torch.autograd.Function):
         gradients = _step_gradients(
             grad_outputs[0], x, grad, drift, diffusion, bound, ctx.step, ctx.backend
         )
-        return *(g if n else None for g, n in zip(gradients, ctx.needs_input_grad[:5], strict=True)), None, None, None  # fmt: skip
+        needed = ctx.needs_input_grad[:5]
+        return *(g if n else None for g, n in zip(gradients, needed, strict=True)), *[None] * 3
 
 
 def _step_gradients(
@@ -385,7 +357,7 @@ def _step_gradients(
     drift: Coefficient,
     diffusion: Coefficient,
     bound: Coefficient,
-    step: _Step,
+    step: StepSpec,
     backend: str,
 ) -> tuple[Tensor, ...]:
     """Gradients of <out, step(x, grad, drift, diffusion, bound)> in its five arguments.

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .._types import Position
+from .._types import Position, StepSpec, StepStats
 from ..errors import ArgumentError, BackendError, FallbackWarning
 
 FASTEST_FIRST = "native", "reference"
@@ -25,7 +25,7 @@ FASTEST_FIRST = "native", "reference"
 
 class Backend(Protocol):
     def unavailable(self, device: torch.device) -> str | None: ...
-    def step_(self, x: Tensor, grad: Tensor, **contract: Any) -> None: ...
+    def step_(self, x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> None: ...
     def normal_(self, out: Tensor, position: Position) -> None: ...
     def uniform_(self, out: Tensor, position: Position) -> None: ...
 
@@ -34,7 +34,7 @@ class Backend(Protocol):
 def _load(name: str) -> Backend | str:
     """The backend's module, or why it cannot be imported."""
     try:
-        return importlib.import_module(f".{name}", __name__)  # type: ignore[return-value]
+        return importlib.import_module(f".{name}", __name__)
     except ImportError as error:
         return f"{error}; {build_report()}"
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader reports its absence
-from .._types import Position, StepStats
+from .._types import Position, StepSpec, StepStats
 
 isas: tuple[str, ...] = _C.isas
 """Instruction sets compiled and supported here, best first."""
@@ -48,48 +48,35 @@ def _scalar_and_pointer(value: float | Tensor) -> tuple[float, int]:
     return (0.0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
 
 
-def step_(
-    x: Tensor,
-    grad: Tensor,
-    *,
-    drift: float | Tensor,
-    diffusion: float | Tensor,
-    max_grad_norm: float | Tensor,
-    per_coordinate: bool,
-    noise_power: float,
-    reference_precision: float,
-    low: float,
-    high: float,
-    position: Position | None,
-    stats: StepStats | None,
-) -> None:
-    """One step of ``x`` (B, D) in place; see `langevin_ext.langevin_step_` for the arguments."""
+def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> None:
+    """One step of ``x`` (B, ...) in place; both tensors contiguous."""
     if x.dtype == torch.float64 and grad.dtype != torch.float64:
         grad = grad.double()
     here, there = x.data_ptr(), grad.data_ptr()
-    if here != there or grad.dtype != x.dtype:
-        # The kernel reads a gradient after writing states before it.
-        begins_inside = -grad.nbytes < there - here < x.nbytes
-        if begins_inside:
-            grad = grad.clone()
-            there = grad.data_ptr()
+    # The kernel reads a gradient after writing the states before it.
+    if -grad.nbytes < there - here < x.nbytes and (here != there or grad.dtype != x.dtype):
+        grad = grad.clone()
+        there = grad.data_ptr()
+    drift, diffusion, bound, per_coordinate, power, rho, low, high, position = step
+    rows = x.shape[0]
     _C.step(
         _isa,
         _DTYPES[x.dtype, grad.dtype],
         here,
         there,
-        *x.shape,
+        rows,
+        x.numel() // rows,
         *_scalar_and_pointer(drift),
         *_scalar_and_pointer(diffusion),
-        *_scalar_and_pointer(max_grad_norm),
-        reference_precision,
+        *_scalar_and_pointer(bound),
+        rho,
         low,
         high,
-        int(2 * noise_power),
+        int(2 * power),
         per_coordinate,
         position is not None,
         *(position or _NOWHERE),
-        *((0, 0, 0) if stats is None else (s.data_ptr() for s in stats)),
+        *((0, 0, 0) if stats is None else [s.data_ptr() for s in stats]),
         torch.get_num_threads(),
     )
 

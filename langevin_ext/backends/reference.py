@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import philox
-from .._types import Position, StepStats
+from .._types import Position, StepSpec, StepStats
 
 BLOCK, LANES = 4096, 64
 
@@ -61,56 +61,47 @@ def noise_factor(gamma: Tensor, noise_power: float) -> Tensor:
     return philox.sqrt(gamma) if noise_power == 0.5 else gamma
 
 
-def step_(
-    x: Tensor,
-    grad: Tensor,
-    *,
-    drift: float | Tensor,
-    diffusion: float | Tensor,
-    max_grad_norm: float | Tensor,
-    per_coordinate: bool,
-    noise_power: float,
-    reference_precision: float,
-    low: float,
-    high: float,
-    position: Position | None,
-    stats: StepStats | None,
-) -> None:
-    """One step of ``x`` (B, D) in place; see `langevin_ext.langevin_step_` for the arguments."""
+def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> None:
+    """One step of ``x`` (B, ...) in place; both tensors contiguous."""
+    state, x = x, x.flatten(1) if x.dim() > 1 else x[:, None]
     rows, cols = x.shape
-    grad = grad.to(x.dtype)
+    grad = grad.reshape(x.shape).to(x.dtype)
 
     def column(value: float | Tensor) -> Tensor:
         return torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(rows)[:, None]
 
-    drifts, diffusions, bound = column(drift), column(diffusion), column(max_grad_norm)
-    rho = torch.tensor(reference_precision, dtype=x.dtype, device=x.device)
+    drifts, diffusions, bound = (
+        column(step.drift),
+        column(step.diffusion),
+        column(step.max_grad_norm),
+    )
+    rho = torch.tensor(step.reference_precision, dtype=x.dtype, device=x.device)
     norm = philox.sqrt(tree_sum(grad * grad))[:, None]
-    gamma = clip_factor(grad.abs() if per_coordinate else norm, bound)
+    gamma = clip_factor(grad.abs() if step.per_coordinate else norm, bound)
     a = drifts * gamma
-    d = diffusions * noise_factor(gamma, noise_power)
+    d = diffusions * noise_factor(gamma, step.noise_power)
 
     y = x - a * grad
-    if reference_precision != 0:
+    if step.reference_precision != 0:
         y = y - (drifts * rho) * x
-    if position is not None:
-        y = y + d * philox.normal(position, rows, cols, x.device)
+    if step.position is not None:
+        y = y + d * philox.normal(step.position, rows, cols, x.device)
     finite = y.isfinite()
     y = torch.where(finite, y, torch.nan)
-    y = torch.where(y < low, low, y)
-    y = torch.where(y > high, high, y)
-    x.copy_(y)
+    y = torch.where(y < step.low, step.low, y)
+    y = torch.where(y > step.high, step.high, y)
+    state.copy_(y.view(state.shape))
     if stats is not None:
         stats.grad_norm.copy_(norm[:, 0])
-        stats.gamma.copy_(tree_sum(gamma) / cols if per_coordinate else gamma[:, 0])
+        stats.gamma.copy_(tree_sum(gamma) / cols if step.per_coordinate else gamma[:, 0])
         stats.finite.copy_(finite.all(1))
 
 
 def normal_(out: Tensor, position: Position) -> None:
     """Fill ``out`` (B, D) float32 with the standard normals at ``position``."""
-    out.copy_(philox.normal(position, *out.shape, out.device))
+    out.copy_(philox.normal(position, out.shape[0], out.shape[1], out.device))
 
 
 def uniform_(out: Tensor, position: Position) -> None:
     """Fill ``out`` (B, D) float32 with the uniform numbers in (0, 1] at ``position``."""
-    out.copy_(philox.uniform(position, *out.shape, out.device))
+    out.copy_(philox.uniform(position, out.shape[0], out.shape[1], out.device))

@@ -1,0 +1,125 @@
+"""The pass every rule is built on: an energy's value and its gradient in the state, once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ._types import Energy
+from .errors import ArgumentError, EnergyError, GradientError
+
+
+class EnergyGradient:
+    """x -> (U(x), grad U(x)) for an energy, (B,) and the shape of x, both detached.
+
+    Args:
+        energy: any callable or module (B, ...) -> (B,) or (B, 1).
+        autocast: bfloat16 or float16 to run the energy under ``torch.autocast``; U comes back in
+            the state's dtype, the gradient in the dtype autograd gives it. None leaves the
+            caller's autocast state as it is.
+        channels_last: hand the energy its states in this memory format. None decides by a fixed
+            rule (`prefers_channels_last`), because it can change the last bits.
+
+    Raises (when called):
+        EnergyError: the result is not one floating point number per chain.
+        GradientError: U does not depend on x through autograd.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        *,
+        autocast: torch.dtype | None = None,
+        channels_last: bool | None = None,
+    ) -> None:
+        if not callable(energy):
+            raise EnergyError(f"energy is a {type(energy).__name__}: pass a callable or a module")
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise ArgumentError(f"autocast={autocast}: give torch.bfloat16, torch.float16 or None")
+        self.energy = energy
+        self.autocast = autocast
+        self.channels_last = channels_last
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            point = x.detach()
+            if self.channels_last or (
+                self.channels_last is None and prefers_channels_last(self.energy, x)
+            ):
+                point = point.contiguous(memory_format=torch.channels_last)
+            point = point.requires_grad_()
+            if self.autocast is None:
+                value = self.energy(point)
+            else:
+                with torch.autocast(x.device.type, self.autocast):
+                    value = self.energy(point)
+            _check_one_per_chain(value, x)
+            try:
+                (grad,) = torch.autograd.grad(value.sum(), point)
+            except RuntimeError as error:
+                if value.requires_grad and "appears to not have been used" not in str(error):
+                    raise
+                raise GradientError(
+                    "the energy does not depend on its input through autograd: it was detached,"
+                    " computed under no_grad, or does not use x"
+                ) from error
+        return value.detach().view(x.shape[0]).to(x.dtype), grad
+
+
+def _check_one_per_chain(value: object, x: Tensor) -> None:
+    chains = x.shape[0]
+    if not isinstance(value, Tensor):
+        raise EnergyError(
+            f"the energy returned a {type(value).__name__}: return one value per chain, a tensor of"
+            f" shape ({chains},)"
+        )
+    if value.shape not in ((chains,), (chains, 1)):
+        raise EnergyError(
+            f"the energy returned shape {tuple(value.shape)}: return one value per chain, shape"
+            f" ({chains},) or ({chains}, 1)"
+        )
+    if not value.is_floating_point():
+        raise EnergyError(f"the energy returned {value.dtype}: return floating point values")
+
+
+def prefers_channels_last(energy: Energy, x: Tensor) -> bool:
+    """The fixed rule: convolutions over images of two or more channels.
+
+    On two CPU cores a 3x32x32 ConvNet's gradient takes 0.65 to 0.95 of its time in this format;
+    with one channel the two formats are the same memory.
+    """
+    return (
+        x.dim() == 4
+        and x.shape[1] > 1
+        and isinstance(energy, nn.Module)
+        and any(isinstance(m, nn.Conv2d) for m in energy.modules())
+    )
+
+
+@contextlib.contextmanager
+def undisturbed(energy: Energy) -> Iterator[None]:
+    """Run a module's energy in eval mode with frozen parameters, and leave no trace of it.
+
+    Eval mode keeps BatchNorm statistics and spectral-norm vectors as they are, and dropout off:
+    an energy that changes from step to step has no density. Frozen parameters save the memory
+    that their gradients would need.
+    """
+    if not isinstance(energy, nn.Module):
+        yield
+        return
+    training = [m for m in energy.modules() if m.training]
+    learned = [p for p in energy.parameters() if p.requires_grad]
+    try:
+        for module in training:
+            module.training = False
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in learned:
+            parameter.requires_grad_(True)

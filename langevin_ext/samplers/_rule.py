@@ -1,0 +1,70 @@
+"""What a rule is: two functions over a state, so that adaptation and momentum have a place.
+
+A rule is a small frozen dataclass. ``init`` makes the state of fresh chains; ``step`` moves it on
+and consumes exactly one position of the noise. A state is a NamedTuple with at least the fields of
+`ChainState`; ``step`` owns the state it is given and may update its tensors in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .._types import Coefficient, StepStats
+from ..errors import StepSizeError
+from ..gradient import EnergyGradient
+from ..noise import Noise
+from ..step import check_number
+
+Schedule: TypeAlias = "Coefficient | Callable[[int], Coefficient]"
+"""A coefficient, or a function from the step's number (0, 1, ...) to one."""
+
+
+class ChainState(Protocol):
+    """The fields every rule's state has."""
+
+    @property
+    def x(self) -> Tensor:
+        """(B, ...), contiguous."""
+
+    @property
+    def energy(self) -> Tensor:
+        """(B,): U where the last gradient was taken; NaN before the first step."""
+
+    @property
+    def stats(self) -> StepStats:
+        """What the last step recorded."""
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+
+
+class Rule(Protocol):
+    """What `sample` needs of a sampler."""
+
+    def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> ChainState: ...
+    def step(
+        self, state: ChainState, energy: EnergyGradient, noise: Noise, *, backend: str = "auto"
+    ) -> ChainState: ...
+
+
+def check_schedule(name: str, value: Schedule) -> None:
+    """Check what can be checked before the chains are known; values of schedules come later."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            raise StepSizeError(f"{name} is {value.dtype}: give floating point values")
+        if not bool(((value > 0) & value.isfinite()).all()):
+            raise StepSizeError(f"{name} has values that are not positive and finite: {value}")
+    elif not callable(value):
+        check_number(name, value)
+
+
+def at_step(value: Schedule, step: int) -> Coefficient:
+    """The coefficient at a step, tensors in float64 so that what follows is rounded once."""
+    if not isinstance(value, Tensor) and callable(value):
+        value = value(step)
+    return value.to(torch.float64) if isinstance(value, Tensor) else float(value)

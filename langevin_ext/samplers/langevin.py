@@ -1,0 +1,158 @@
+r"""Unadjusted Langevin dynamics.
+
+    x <- clamp(x - (h / 2) grad U(x) - (h / 2) rho x + sqrt(h T) xi,  lo, hi)
+
+Source: equation (4) of Nijkamp, Hill, Zhu and Wu, "Learning Non-Convergent Non-Persistent
+Short-Run MCMC Toward Energy-Based Model" (NeurIPS 2019), with U = -f; Roberts and Tweedie (1996).
+On a Gaussian of precision l its stationary variance is 1 / (l (1 - h l / 4)), and it is stable if
+and only if h l < 4.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from .._types import Clamp, Coefficient, StepStats
+from ..errors import ArgumentError
+from ..gradient import EnergyGradient
+from ..noise import Noise
+from ..step import check_clamp, check_number, langevin_step_
+from ._rule import Schedule, at_step, check_schedule
+
+
+class LangevinState(NamedTuple):
+    """State of the overdamped rules; see `ChainState`."""
+
+    x: Tensor
+    energy: Tensor
+    stats: StepStats
+    step: int
+
+
+def overdamped_init(x: Tensor) -> LangevinState:
+    """Chains at x, before their first gradient."""
+    nan = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
+    return LangevinState(x, nan, StepStats.empty(x.shape[0], x.device, x.dtype), 0)
+
+
+def overdamped_step(
+    state: LangevinState, energy: EnergyGradient, noise: Noise, backend: str, **coefficients: Any
+) -> LangevinState:
+    """One gradient and one fused step."""
+    value, grad = energy(state.x)
+    silent = not isinstance(coefficients["diffusion"], Tensor) and coefficients["diffusion"] == 0
+    langevin_step_(
+        state.x,
+        grad,
+        noise=None if silent else noise,
+        stats=state.stats,
+        backend=backend,
+        **coefficients,
+    )
+    if silent:
+        noise.advance()  # one position a step, drawn from or not
+    return LangevinState(state.x, value, state.stats, state.step + 1)
+
+
+def overdamped_coefficients(
+    h: Coefficient, temperature: Coefficient, noise_std: Coefficient | None
+) -> tuple[Coefficient, Coefficient]:
+    """(drift, diffusion) = (h / 2, sqrt(h T)), or (h / 2, noise_std)."""
+    if noise_std is not None:
+        return h / 2, noise_std
+    variance = h * temperature
+    return h / 2, variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """Unadjusted Langevin dynamics (the module's docstring has the equation).
+
+    Args:
+        step_size: h > 0; a number, a 0-d or (B,) tensor, or a function of the step's number.
+        temperature: T > 0; likewise. Not used when ``noise_std`` is given.
+        noise_std: the noise's coefficient, decoupled from the step: >= 0, where 0 is gradient
+            descent; likewise. `implied_temperature` says what it amounts to.
+        clamp: (lo, hi) of the state after every step, either of them None.
+        reference_precision: rho = 1 / sigma^2 of a Gaussian reference measure, >= 0.
+
+    Raises:
+        StepSizeError, ArgumentError: a value is outside its range.
+    """
+
+    step_size: Schedule
+    temperature: Schedule = 1.0
+    noise_std: Schedule | None = None
+    clamp: Clamp | None = None
+    reference_precision: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_schedule("step_size", self.step_size)
+        check_schedule("temperature", self.temperature)
+        check_noise_std(self.noise_std)
+        check_clamp(self.clamp)
+        check_number("reference_precision", self.reference_precision, zero=True)
+
+    @classmethod
+    def from_eta(cls, eta: float, **options: Any) -> Langevin:
+        """x - eta grad U + sqrt(2 eta) xi: the convention of stochastic-gradient MCMC."""
+        return cls(step_size=2 * check_number("eta", eta), **options)
+
+    @classmethod
+    def from_delta(cls, delta: float, **options: Any) -> Langevin:
+        """x - (delta^2 / 2) grad U + delta xi: the convention of energy-based learning."""
+        return cls(step_size=check_number("delta", delta) ** 2, **options)
+
+    @classmethod
+    def from_coefficients(cls, drift: float, diffusion: float, **options: Any) -> Langevin:
+        """x - drift grad U + diffusion xi, the two decoupled: what most code writes."""
+        number = check_number("diffusion", diffusion, zero=True)
+        return cls(step_size=2 * check_number("drift", drift), noise_std=number, **options)
+
+    def coefficients(self, step: int = 0) -> tuple[Coefficient, Coefficient]:
+        """(drift, diffusion) at a step: of grad U and of the noise, with nothing hidden."""
+        noise_std = None if self.noise_std is None else at_step(self.noise_std, step)
+        return overdamped_coefficients(
+            at_step(self.step_size, step), at_step(self.temperature, step), noise_std
+        )
+
+    def implied_temperature(self, step: int = 0) -> Coefficient:
+        """T = diffusion^2 / (2 drift): the law sampled is exp(-U / T), up to the step's bias."""
+        drift, diffusion = self.coefficients(step)
+        return diffusion**2 / (2 * drift)
+
+    def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> LangevinState:
+        """Fresh chains at x (B, ...)."""
+        del energy, noise
+        return overdamped_init(x)
+
+    def step(
+        self, state: Any, energy: EnergyGradient, noise: Noise, *, backend: str = "auto"
+    ) -> LangevinState:
+        """One step of every chain, in place."""
+        state = cast(LangevinState, state)
+        drift, diffusion = self.coefficients(state.step)
+        return overdamped_step(
+            state,
+            energy,
+            noise,
+            backend,
+            drift=drift,
+            diffusion=diffusion,
+            reference_precision=self.reference_precision,
+            clamp=self.clamp,
+        )
+
+
+def check_noise_std(noise_std: Schedule | None) -> None:
+    """None, 0, or whatever a step size may be."""
+    if noise_std is None or (isinstance(noise_std, (int, float)) and noise_std == 0):
+        if isinstance(noise_std, bool):
+            raise ArgumentError(f"noise_std={noise_std!r}: give a number")
+        return
+    check_schedule("noise_std", noise_std)
