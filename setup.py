@@ -27,21 +27,16 @@ CSRC = ROOT / "csrc"
 
 # Contraction of a*b+c would change the bits of the noise; -ffast-math would also switch off
 # denormals for the whole process. -fwrapv: Philox shifts and negates signed words.
-COMMON = "-O3 -std=c++17 -fPIC -fvisibility=hidden -fwrapv -g0 -Wall -Wextra".split()
-KERNEL = (
-    "-ffp-contract=off -fno-math-errno -fno-trapping-math -Wno-psabi -Wno-ignored-attributes"
-    " -Wno-uninitialized -Wno-maybe-uninitialized"  # GCC 12's own AVX-512 header
-).split()
-ISAS = {  # name: (float lanes, intrinsics, flags)
+COMMON = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fwrapv", "-g0", "-Wall", "-Wextra"]
+KERNEL = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+KERNEL += ["-Wno-ignored-attributes", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12's
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]  # own AVX-512 header sets the last two off
+AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512"]
+ISAS: dict[str, tuple[int, int, list[str]]] = {  # name: (float lanes, intrinsics, flags)
     "generic": (4, 0, []),
     "sse2": (4, 1, []),
-    "avx2": (8, 1, "-mavx2 -mfma -mf16c".split()),
-    "avx512": (
-        16,
-        1,
-        "-mavx512f -mavx512vl -mavx512dq -mavx512bw -mavx2 -mfma -mf16c"
-        " -mprefer-vector-width=512".split(),
-    ),
+    "avx2": (8, 1, AVX2),
+    "avx512": (16, 1, AVX2 + AVX512),
 }
 
 
@@ -162,8 +157,6 @@ class BuildNative(build_ext):
 
 
 setup(
-    ext_modules=[
-        Extension("langevin_ext._C", [str(p.relative_to(ROOT)) for p in CSRC.glob("*.cpp")])
-    ],
+    ext_modules=[Extension("langevin_ext._C", sources=[])],
     cmdclass={"build_ext": BuildNative},
 )

@@ -167,14 +167,14 @@ template <class T>
 struct Pair {
   T a, b;
 };
-#define LANGEVIN_PAIRWISE(op)                                                 \
-  template <class T>                                                          \
-  LANGEVIN_INLINE Pair<T> operator op(const Pair<T>& x, const Pair<T>& y) {   \
-    return {x.a op y.a, x.b op y.b};                                          \
-  }                                                                           \
-  template <class T, class S>                                                 \
-  LANGEVIN_INLINE Pair<T> operator op(const Pair<T>& x, S y) {                \
-    return {x.a op y, x.b op y};                                              \
+#define LANGEVIN_PAIRWISE(op)                                               \
+  template <class T>                                                        \
+  LANGEVIN_INLINE Pair<T> operator op(const Pair<T>& x, const Pair<T>& y) { \
+    return {x.a op y.a, x.b op y.b};                                        \
+  }                                                                         \
+  template <class T, class S>                                               \
+  LANGEVIN_INLINE Pair<T> operator op(const Pair<T>& x, S y) {              \
+    return {x.a op y, x.b op y};                                            \
   }
 LANGEVIN_PAIRWISE(+)
 LANGEVIN_PAIRWISE(-)

@@ -106,8 +106,7 @@ void run_step(const StepKernels& k, DTypes types, const Step& s, int threads) {
   if (threads > 1 && s.cols > kBlock && s.rows < 8 * threads)
     return types == kDouble ? run_long_rows<double>(k, types, s, threads)
                             : run_long_rows<float>(k, types, s, threads);
-  parallel(s.rows, 1, threads,
-           [&](int64_t begin, int64_t end) { k.rows[types](s, begin, end); });
+  parallel(s.rows, 1, threads, [&](int64_t begin, int64_t end) { k.rows[types](s, begin, end); });
 }
 
 void run_normal(const StepKernels& k, float* out, int64_t rows, int64_t cols, const Position& p,

@@ -4,9 +4,8 @@
 // the update. So the norm, the repair of non-finite values and the statistics are arranged to add
 // next to nothing to that: a row is summed while it is brought into cache, finiteness is read off
 // one sum per 4 registers, and rows too short for a register share it.
-#include "step.h"
-
 #include "lanes.h"
+#include "step.h"
 
 namespace langevin {
 namespace {
@@ -148,9 +147,7 @@ void draw_tile(float* out, int64_t cols, int64_t rows, uint64_t chain, const Sou
     }
 }
 
-int64_t tile_rows(int64_t cols) {
-  return cols <= 2 ? kTile / 2 : kTile / (4 * ((cols + 3) / 4));
-}
+int64_t tile_rows(int64_t cols) { return cols <= 2 ? kTile / 2 : kTile / (4 * ((cols + 3) / 4)); }
 
 template <class Law>
 void draw(float* out, int64_t cols, int64_t begin, int64_t end, const Position& position) {
@@ -332,13 +329,14 @@ Chain<T> summed_chain(const Step& s, int64_t row) {
   const G* g = static_cast<const G*>(s.grad) + row * s.cols;
   const int64_t blocks = (s.cols + kBlock - 1) / kBlock;
   const auto size = [&](int64_t b) { return b + 1 < blocks ? kBlock : s.cols - b * kBlock; };
-  const T squares = pairwise_stream<T>(
-      blocks, [&](int64_t b) { return square_sum<T>(g + b * kBlock, size(b)); });
+  const T squares =
+      pairwise_stream<T>(blocks, [&](int64_t b) { return square_sum<T>(g + b * kBlock, size(b)); });
   const T bound = coefficient<T>(s.bound, row);
-  const T gammas = averages_gamma(s) ? pairwise_stream<T>(blocks, [&](int64_t b) {
-    return gamma_sum<T>(g + b * kBlock, size(b), bound);
-  })
-                                     : T{};
+  const T gammas =
+      averages_gamma(s)
+          ? pairwise_stream<T>(
+                blocks, [&](int64_t b) { return gamma_sum<T>(g + b * kBlock, size(b), bound); })
+          : T{};
   return chain_of_row(s, row, squares, gammas);
 }
 
@@ -496,10 +494,10 @@ constexpr int64_t kTransposed = 8;  // up to here a tile is transposed to be sum
 template <class T>
 struct Tile {
   alignas(64) float noise[kTile + kChunk];
-  alignas(64) T columns[kTile + W];               // squares, or gammas, column by column
+  alignas(64) T columns[kTile + W];  // squares, or gammas, column by column
   alignas(64) T squares[kTileRows + W], gammas[kTileRows + W];
-  alignas(64) T row[4][kTileRows + W];            // drift, diffusion, anchor, bound of every row
-  alignas(64) T element[4][kTile + kChunk];       // and of every element
+  alignas(64) T row[4][kTileRows + W];       // drift, diffusion, anchor, bound of every row
+  alignas(64) T element[4][kTile + kChunk];  // and of every element
 };
 
 template <class T, class G>
@@ -651,8 +649,7 @@ void sums(const Step& s, int64_t row, int64_t begin, int64_t end, void* squares,
     const int64_t left = s.cols - b * kBlock, n = left < kBlock ? left : kBlock;
     static_cast<T*>(squares)[b] = square_sum<T>(g + b * kBlock, n);
     if (averages_gamma(s))
-      static_cast<T*>(gammas)[b] =
-          gamma_sum<T>(g + b * kBlock, n, coefficient<T>(s.bound, row));
+      static_cast<T*>(gammas)[b] = gamma_sum<T>(g + b * kBlock, n, coefficient<T>(s.bound, row));
   }
 }
 

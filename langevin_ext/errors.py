@@ -1,4 +1,4 @@
-"""Every error the library raises on purpose, each also a built-in kind so old handlers still work."""
+"""The errors raised on purpose, each also of a built-in kind so that old handlers work."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class NonFiniteError(LangevinError, ArithmeticError):
 
 
 class SamplingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during `sample`. ``samples`` holds what had been drawn; its state continues the run."""
+    """Ctrl-C during `sample`. ``samples`` holds what was drawn; its state continues the run."""
 
     def __init__(self, samples: Samples) -> None:
         super().__init__(f"sampling interrupted after {samples.state.step} steps")

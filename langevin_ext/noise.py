@@ -57,7 +57,7 @@ class Noise:
         NoiseError: a value does not fit the counter; nothing ever wraps around.
     """
 
-    __slots__ = ("_fixed", "_first_chain", "_seed", "_step", "_stream")
+    __slots__ = ("_first_chain", "_fixed", "_seed", "_step", "_stream")
 
     def __init__(
         self,

@@ -257,10 +257,10 @@ class _Guard:
 
     def after(self, state: ChainState, k: int, *, last: bool) -> None:
         finite = state.stats.finite
-        if self.check_every == 1 and not self.any_frozen:
-            # The sum tells of every energy at the price of one; a false alarm is looked into.
-            if bool(finite.all()) and math.isfinite(float(state.energy.sum())):
-                return
+        quick = self.check_every == 1 and not self.any_frozen
+        # The sum tells of every energy at the price of one; a false alarm is looked into.
+        if quick and bool(finite.all()) and math.isfinite(float(state.energy.sum())):
+            return
         ok = state.energy.isfinite() & finite
         due = last or (k + 1) % self.check_every == 0
         newly = ~ok & (self.first_bad_step < 0)

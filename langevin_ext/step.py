@@ -271,7 +271,7 @@ def check_number(name: str, value: object, *, zero: bool = False, infinite: bool
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise StepSizeError(f"{name}={value!r}: give a number or a tensor")
     number = float(value)
-    if number > 0 and (math.isfinite(number) or infinite) or zero and number == 0:
+    if (number > 0 and (math.isfinite(number) or infinite)) or (zero and number == 0):
         return number
     range_ = ">= 0" if zero else "> 0"
     raise StepSizeError(f"{name}={value!r}: give a{'' if infinite else ' finite'} number {range_}")
@@ -365,8 +365,9 @@ def _step_gradients(
     With G = out inside the clamp and 0 outside, sums over a chain's coordinates, and
     L = -drift <G, g> + p diffusion gamma^(p-1) <G, xi> the derivative in gamma:
 
-        dx = (1 - drift rho) G;   ddrift = -gamma <G, g> - rho <G, x>;   ddiffusion = gamma^p <G, xi>
-        dg = -drift gamma G - L gamma g / |g|^2,   db = L / |g|             where |g| > b, else L = 0
+        dx = (1 - drift rho) G
+        dg = -drift gamma G - L gamma g / |g|^2,  db = L / |g|     where |g| > b; elsewhere L = 0
+        ddrift = -gamma <G, g> - rho <G, x>,  ddiffusion = gamma^p <G, xi>
     """
     chains, p = x.shape[0], step.noise_power
     dtype = grad.dtype

@@ -11,6 +11,9 @@ from .._types import Position, StepSpec, StepStats
 isas: tuple[str, ...] = _C.isas
 """Instruction sets compiled and supported here, best first."""
 
+openmp: bool = _C.openmp
+compiler: str = _C.compiler
+
 _isa = isas[0]
 _NOWHERE = Position(0, 0, 0, 0)
 _DTYPES = {

@@ -1,0 +1,38 @@
+# Every target sets itself up: `make demo` and `make test` work on a fresh clone.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+READY   = $(VENV)/.installed
+CONSTRAINED = -c constraints.txt
+
+.PHONY: demo test test-slow bench lint clean
+
+demo: $(READY)  ## learn handwritten digits; pictures and numbers in runs/demo
+	rm -rf runs/demo
+	$(BIN)/langevin-ext train short-run --data digits --out runs/demo
+
+test: $(READY)  ## the ordinary suite
+	$(BIN)/python -m pytest tests
+
+test-slow: $(READY)  ## what is too long for every run: 1e8 normals, planted bugs, builds, the demo
+	$(BIN)/python -m pytest tests -m slow --timeout 3600
+
+bench: $(READY)  ## the step and the sampler against what else there is; rows to benchmarks/results
+	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[bench]'
+	$(BIN)/python -m benchmarks
+
+lint: $(READY)  ## what the pre-commit hooks check
+	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[dev]'
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*
+
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install $(CONSTRAINED) -e '.[train,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build runs *.egg-info langevin_ext/_C.* langevin_ext/_build.json
