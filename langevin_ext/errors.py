@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .sample import Samples
+    from ._watch import Samples
 
 
 class LangevinError(Exception):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import os
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ._types import Energy
+from ._watch import Guard, OnNonFinite, Record, Samples, SampleState, name_chains
 from .errors import (
     ArgumentError,
     DeviceError,
@@ -22,61 +25,8 @@ from .errors import (
 )
 from .gradient import EnergyGradient, undisturbed
 from .noise import Noise, as_noise
-from .samplers._rule import ChainState, Rule
+from .samplers._rule import Rule
 from .step import check_state
-
-OnNonFinite = Literal["raise", "freeze", "reinit"]
-MAX_RESTARTS = 10
-
-
-@dataclass(frozen=True)
-class SampleState:
-    """Where a call of `sample` stopped. Pass it as ``x0`` to go on exactly from there."""
-
-    chains: Any
-    """The rule's own state: x, and whatever it carries from step to step."""
-    noise: Noise
-    """The position of the next step."""
-    frozen: Tensor
-    """(B,) bool: chains stopped by ``on_nonfinite="freeze"``."""
-
-    @property
-    def step(self) -> int:
-        """Steps taken since the chains were fresh."""
-        return int(self.chains.step)
-
-
-class SampleStats(NamedTuple):
-    """What happened to each chain after burn-in; (B,) each."""
-
-    grad_norm: Tensor
-    """Mean of |grad U| over the steps."""
-    gamma: Tensor
-    """Mean clip factor; 1 where nothing is clipped."""
-    clipped: Tensor
-    """Share of the steps with gamma < 1."""
-    energy: Tensor
-    """U where the last gradient was taken."""
-    first_bad_step: Tensor
-    """int64: the first step (burn-in included) that was not finite; -1 if there was none."""
-    restarts: Tensor
-    """int64: how often ``on_nonfinite="reinit"`` restarted the chain."""
-    mean: Tensor | None
-    """(B, ...): running mean of the chain over the steps, with ``moments=True``."""
-    var: Tensor | None
-    """(B, ...): running unbiased variance of the chain over the steps, with ``moments=True``."""
-
-
-class Samples(NamedTuple):
-    """The result of `sample`."""
-
-    x: Tensor
-    """(B, ...): the last states."""
-    trajectory: Tensor | None
-    """(steps // keep_every, B, ...): the kept states, x0 not among them."""
-    stats: SampleStats
-    state: SampleState
-    """Pass it as ``x0`` to continue these chains."""
 
 
 def sample(
@@ -142,9 +92,12 @@ def sample(
 
     with torch.inference_mode(False), torch.no_grad():
         state, noise, frozen = _begin(energy, gradient, x0, rule, seed)
-        record = _Record(state, steps, keep_every, trajectory_device, moments)
-        guard = _Guard(state, frozen, on_nonfinite, check_every)
-        total = burn_in + steps if state.x.numel() else 0
+        record = Record(state, steps, keep_every, trajectory_device, moments)
+        guard = Guard(state, frozen, on_nonfinite, check_every)
+        total = burn_in + steps
+        if not state.x.numel():  # nothing to move, but the noise keeps step with other shards
+            noise.advance(total)
+            total = 0
 
         def samples() -> Samples:
             return record.result(state, noise, guard)
@@ -155,7 +108,7 @@ def sample(
             disable=not progress,
             leave=False,
         )
-        with undisturbed(energy), bar:
+        with undisturbed(energy), bar, _interrupts_between_steps() as interrupted:
             try:
                 for k in range(total):
                     guard.before(state)
@@ -165,6 +118,8 @@ def sample(
                         record.add(state, k - burn_in)
                     if progress:
                         bar.update()
+                    if interrupted:
+                        raise KeyboardInterrupt
             except KeyboardInterrupt:
                 raise SamplingInterrupted(samples()) from None
             except (EnergyError, NonFiniteError) as error:
@@ -203,7 +158,7 @@ def _begin(
     bad = ~x0.flatten(1).isfinite().all(1) if x0.dim() > 1 else ~x0.isfinite()
     if bool(bad.any()):
         chains_ = bad.nonzero().flatten().tolist()
-        raise NonFiniteError(f"x0 is not finite in {_name_chains(chains_)}", step=0, chains=chains_)
+        raise NonFiniteError(f"x0 is not finite in {name_chains(chains_)}", step=0, chains=chains_)
     x = x0.detach().clone(memory_format=torch.contiguous_format)
     with undisturbed(energy):
         state = rule.init(gradient, x, noise)
@@ -227,149 +182,27 @@ def _advance(
         raise EnergyError(f"the energy raised {type(error).__name__} in step {k}") from error
 
 
-def _name_chains(chains: list[int]) -> str:
-    shown = ", ".join(map(str, chains[:8])) + (", ..." if len(chains) > 8 else "")
-    return f"{len(chains)} chain{'s' if len(chains) > 1 else ''} ({shown})"
+@contextmanager
+def _interrupts_between_steps() -> Iterator[list[int]]:
+    """Collect Ctrl-C instead of raising it, so that no step is torn; a second one raises at once.
 
+    Where somebody else handles the signal, or off the main thread, it is left to them.
+    """
+    caught: list[int] = []
 
-def _per_chain(flags: Tensor, x: Tensor) -> Tensor:
-    return flags.view(-1, *[1] * (x.dim() - 1))
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            raise KeyboardInterrupt
 
-
-class _Guard:
-    """Finds chains that left the finite numbers and does what ``on_nonfinite`` says."""
-
-    def __init__(
-        self, state: ChainState, frozen: Tensor, policy: OnNonFinite, check_every: int | None
-    ) -> None:
-        x = state.x
-        self.policy = policy
-        self.frozen = frozen
-        self.any_frozen = bool(frozen.any())
-        self.check_every = check_every or (1 if x.device.type == "cpu" else 64)
-        self.first_bad_step = torch.full(x.shape[:1], -1, dtype=torch.int64, device=x.device)
-        self.restarts = torch.zeros_like(self.first_bad_step)
-        self.anchor = x.clone() if policy != "raise" else None  # last finite state, or x0
-
-    def before(self, state: ChainState) -> None:
-        if self.policy == "freeze" and self.anchor is not None:
-            self.anchor.copy_(state.x)
-
-    def after(self, state: ChainState, k: int, *, last: bool) -> None:
-        finite = state.stats.finite
-        quick = self.check_every == 1 and not self.any_frozen
-        # The sum tells of every energy at the price of one; a false alarm is looked into.
-        if quick and bool(finite.all()) and math.isfinite(float(state.energy.sum())):
-            return
-        ok = state.energy.isfinite() & finite
-        due = last or (k + 1) % self.check_every == 0
-        newly = ~ok & (self.first_bad_step < 0)
-        self.first_bad_step.masked_fill_(newly, k)
-        if self.policy == "freeze":
-            assert self.anchor is not None
-            self.frozen |= ~ok
-            self.any_frozen = True
-            torch.where(_per_chain(self.frozen, state.x), self.anchor, state.x, out=state.x)
-        elif due and self.policy == "raise" and bool((self.first_bad_step >= 0).any()):
-            self._raise(state, self.first_bad_step >= 0, int(self.first_bad_step.max()))
-        elif due and self.policy == "reinit":
-            assert self.anchor is not None
-            # A chain that went bad between two checks is not finite now either.
-            bad = ~ok
-            self.restarts += bad
-            if bool((self.restarts > MAX_RESTARTS).any()):
-                self._raise(state, self.restarts > MAX_RESTARTS, k)
-            torch.where(_per_chain(bad, state.x), self.anchor, state.x, out=state.x)
-
-    def _raise(self, state: ChainState, bad: Tensor, k: int) -> None:
-        chains = bad.nonzero().flatten().tolist()
-        norms = state.stats.grad_norm[bad]
-        again = f" and again after {MAX_RESTARTS} restarts" if self.policy == "reinit" else ""
-        raise NonFiniteError(
-            f"{_name_chains(chains)} became non-finite by step {k}{again}: |grad U| there is"
-            f" {float(norms[0]):.3g}. Take a smaller step_size, bound the step (AniLA, or a clamp),"
-            " or keep the other chains with on_nonfinite='freeze'",
-            step=k,
-            chains=chains,
-        )
-
-
-class _Record:
-    """Keeps the trajectory and the per-chain sums."""
-
-    def __init__(
-        self,
-        state: ChainState,
-        steps: int,
-        keep_every: int | None,
-        device: torch.device | str | None,
-        moments: bool,
-    ) -> None:
-        x = state.x
-        self.keep_every = keep_every
-        self.kept = self.count = 0
-        self.trajectory = None
-        if keep_every is not None:
-            shape = (steps // keep_every, *x.shape)
-            where = x.device if device is None else torch.device(device)
-            _check_memory(shape, x.element_size(), where)
-            self.trajectory = torch.empty(shape, dtype=x.dtype, device=where)
-        zeros = x.new_zeros(x.shape[:1])
-        self.norm, self.gamma, self.clipped = zeros, zeros.clone(), zeros.clone()
-        self.mean = torch.zeros_like(x) if moments else None
-        self.squares = torch.zeros_like(x) if moments else None
-
-    def add(self, state: ChainState, k: int) -> None:
-        stats = state.stats
-        self.count += 1
-        self.norm += stats.grad_norm
-        self.gamma += stats.gamma
-        self.clipped += stats.gamma < 1
-        if self.mean is not None and self.squares is not None:  # Welford
-            delta = state.x - self.mean
-            self.mean.add_(delta, alpha=1 / self.count)
-            self.squares.addcmul_(delta, state.x - self.mean)
-        if self.trajectory is not None and self.keep_every and (k + 1) % self.keep_every == 0:
-            self.trajectory[self.kept].copy_(state.x, non_blocking=True)
-            self.kept += 1
-
-    def result(self, state: Any, noise: Noise, guard: _Guard) -> Samples:
-        count = max(self.count, 1)
-        var = None if self.squares is None else self.squares / max(self.count - 1, 1)
-        stats = SampleStats(
-            self.norm / count,
-            self.gamma / count,
-            self.clipped / count,
-            state.energy.clone(),
-            guard.first_bad_step,
-            guard.restarts,
-            self.mean,
-            var,
-        )
-        if self.trajectory is not None and self.trajectory.device.type != state.x.device.type:
-            _wait_for(state.x.device)
-        kept = None if self.trajectory is None else self.trajectory[: self.kept]
-        # The caller may do to x what they like: the state keeps its own.
-        return Samples(
-            state.x.clone(), kept, stats, SampleState(state, noise.clone(), guard.frozen)
-        )
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _check_memory(shape: tuple[int, ...], itemsize: int, device: torch.device) -> None:
-    need = torch.Size(shape).numel() * itemsize
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        return
-    if need > free:
-        raise MemoryError(
-            f"a trajectory of shape {shape} needs {need / 2**30:.1f} GiB and {device} has"
-            f" {free / 2**30:.1f} GiB free: take a larger keep_every, or trajectory_device='cpu'"
-        )
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield caught
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -101,7 +101,7 @@ def _folder(path: Path, size: int) -> Tensor:
             raise DataError(f"{file} cannot be read as an image: {error}") from error
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.resize((size, size), box=(left, top, left + side, top + side))
+        square = image.crop((left, top, left + side, top + side)).resize((size, size))
         images.append(np.asarray(square).transpose(2, 0, 1))
     return _scaled(np.stack(images), str(path))
 
