@@ -114,9 +114,8 @@ def build(library: Path, out: Path) -> None:
     link = [*compiler, *flags, *map(str, compiles), "-o", str(library)]
     ninja = shutil.which("ninja")
     if ninja:
-        file = out / "build.ninja"
-        file.write_text(ninja_text(compiles, link, library))
-        run([ninja, "-f", str(file)])
+        (out / "build.ninja").write_text(ninja_text(compiles, link, library))
+        run([ninja, "-C", str(out)])
     else:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(run, compiles.values()))

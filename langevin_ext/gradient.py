@@ -44,13 +44,15 @@ class EnergyGradient:
         self.channels_last = channels_last
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self(x)
+        with torch.enable_grad():
             point = x.detach()
-            if self.channels_last or (
-                self.channels_last is None and prefers_channels_last(self.energy, x)
-            ):
+            last = self.channels_last
+            if prefers_channels_last(self.energy, x) if last is None else last:
                 point = point.contiguous(memory_format=torch.channels_last)
-            point = point.requires_grad_()
+            point.requires_grad_()
             if self.autocast is None:
                 value = self.energy(point)
             else:
@@ -66,7 +68,7 @@ class EnergyGradient:
                     "the energy does not depend on its input through autograd: it was detached,"
                     " computed under no_grad, or does not use x"
                 ) from error
-        return value.detach().view(x.shape[0]).to(x.dtype), grad
+            return value.detach().view(x.shape[0]).to(x.dtype), grad
 
 
 def _check_one_per_chain(value: object, x: Tensor) -> None:
