@@ -45,7 +45,7 @@ struct Lanes {
   LANGEVIN_INLINE F at_least(F lo, F y) { return (F)_mm512_max_ps((__m512)lo, (__m512)y); }
   LANGEVIN_INLINE F at_most(F hi, F y) { return (F)_mm512_min_ps((__m512)hi, (__m512)y); }
   LANGEVIN_INLINE bool any_not_finite(F a) {
-    return _mm512_cmp_ps_mask((__m512)(a - a), _mm512_setzero_ps(), _CMP_NEQ_UQ) != 0;
+    return _mm512_fpclass_ps_mask((__m512)a, 0x99) != 0;  // quiet NaN, +inf, -inf, signalling NaN
   }
   LANGEVIN_INLINE void interleave(F a, F b, F& low, F& high) {
     const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -228,6 +228,14 @@ struct Register<float> {
   LANGEVIN_INLINE V sqrt(V a) { return Lanes::sqrt(a); }
   LANGEVIN_INLINE bool any_not_finite(V a) { return Lanes::any_not_finite(a); }
   LANGEVIN_INLINE float tree_sum(V a) { return Lanes::tree_sum(a); }
+  LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
+    Lanes::deinterleave(a, b, even, odd);
+  }
+  LANGEVIN_INLINE I first(int64_t n) {  // true in the first n lanes
+    I index;
+    for (int i = 0; i < W; ++i) index[i] = i;
+    return index < I{} + static_cast<int32_t>(n);
+  }
   LANGEVIN_INLINE float sqrt(float a) { return __builtin_sqrtf(a); }
 };
 
@@ -247,6 +255,17 @@ struct Register<double> {
     int64_t all = -1;
     for (int i = 0; i < H; ++i) all &= right[i];
     return all == 0;
+  }
+  LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
+    for (int i = 0; i < H / 2; ++i) {
+      even[i] = a[2 * i], even[i + H / 2] = b[2 * i];
+      odd[i] = a[2 * i + 1], odd[i + H / 2] = b[2 * i + 1];
+    }
+  }
+  LANGEVIN_INLINE L first(int64_t n) {  // true in the first n lanes
+    L index;
+    for (int i = 0; i < H; ++i) index[i] = i;
+    return index < L{} + n;
   }
   LANGEVIN_INLINE double tree_sum(V a) {
     double s[H];
@@ -318,6 +337,26 @@ LANGEVIN_INLINE void load_first(const G* p, int64_t n, V& v) {
 
 LANGEVIN_INLINE void store(float* p, F v) { *(Unaligned<F, float>::type*)p = v; }
 LANGEVIN_INLINE void store(double* p, D v) { *(Unaligned<D, double>::type*)p = v; }
+
+// The first n < W floats, or n < H doubles.
+LANGEVIN_INLINE void store_first(float* p, int64_t n, F v) {
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+  memcpy(p, &v, n * sizeof(float));
+#endif
+}
+LANGEVIN_INLINE void store_first(double* p, int64_t n, D v) { memcpy(p, &v, n * sizeof(double)); }
+
+// One value.
+LANGEVIN_INLINE float widen(float a) { return a; }
+LANGEVIN_INLINE double widen(double a) { return a; }
+LANGEVIN_INLINE float widen(BFloat16 a) {
+  const uint32_t word = static_cast<uint32_t>(a.bits) << 16;
+  float value;
+  memcpy(&value, &word, sizeof value);
+  return value;
+}
 
 }  // namespace
 }  // namespace langevin

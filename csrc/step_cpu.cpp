@@ -156,30 +156,42 @@ struct NoiseInMemory {
   }
 };
 
-// kChunk coordinates. Returns whether all were finite before the clamp; those that were not
-// become NaN, which the clamp lets through. A sum of finite values that overflows is looked at
-// again, so a false alarm costs time and nothing else.
-template <class T, bool Plain, class G, class Coefficients, class Noise>
-LANGEVIN_INLINE bool update_chunk(T* x, const G* g, const Coefficients& c, const Noise& noise,
-                                  const Step& s) {
+// kChunk coordinates, or the first n of them. Returns whether all were finite before the clamp;
+// those that were not become NaN, which the clamp lets through. A sum of finite values that
+// overflows is looked at again, so a false alarm costs time and nothing else.
+template <class T, bool Plain, bool Whole, class G, class Coefficients, class Noise>
+LANGEVIN_INLINE bool update_chunk(T* x, const G* g, int64_t n, const Coefficients& c,
+                                  const Noise& noise, const Step& s) {
   using R = Register<T>;
   using V = typename R::V;
   constexpr int N = kChunk / R::lanes;
   const V low = R::broadcast((T)s.low), high = R::broadcast((T)s.high);
+  const auto lanes_of = [&](int i) __attribute__((always_inline)) {  // valid ones of register i
+    return Whole ? R::lanes : static_cast<int>(n) - i * R::lanes;
+  };
   V y[N];
 #pragma GCC unroll 8
   for (int i = 0; i < N; ++i) {
+    const int valid = lanes_of(i);
+    y[i] = V{};
+    if (valid <= 0) continue;
     V state, gradient, drift = c.drift(i), diffusion = c.diffusion(i);
-    load(x + i * R::lanes, state);
-    load(g + i * R::lanes, gradient);
+    if (valid >= R::lanes) {
+      load(x + i * R::lanes, state);
+      load(g + i * R::lanes, gradient);
+    } else {
+      load_first(x + i * R::lanes, valid, state);
+      load_first(g + i * R::lanes, valid, gradient);
+    }
     if (!Plain && s.per_coordinate) {
       const V gamma = clip_factor<T>(magnitude(gradient), c.bound(i));
       drift *= gamma;
       diffusion *= noise_factor<T>(gamma, s.twice_noise_power);
     }
-    y[i] = state - drift * gradient;
-    if (!Plain && s.reference_precision != 0) y[i] = y[i] - c.anchor(i) * state;
-    if (Plain || s.noisy) y[i] = y[i] + diffusion * noise(i, V{});
+    V value = state - drift * gradient;
+    if (!Plain && s.reference_precision != 0) value = value - c.anchor(i) * state;
+    if (Plain || s.noisy) value = value + diffusion * noise(i, V{});
+    y[i] = valid >= R::lanes ? value : R::first(valid) ? value : V{};
   }
   V sum = y[0];
 #pragma GCC unroll 8
@@ -192,22 +204,21 @@ LANGEVIN_INLINE bool update_chunk(T* x, const G* g, const Coefficients& c, const
         y[i] = (y[i] - y[i]) == 0 ? y[i] : R::broadcast((T)__builtin_nan(""));
       }
 #pragma GCC unroll 8
-  for (int i = 0; i < N; ++i) store(x + i * R::lanes, R::at_most(high, R::at_least(low, y[i])));
+  for (int i = 0; i < N; ++i) {
+    const V value = R::at_most(high, R::at_least(low, y[i]));
+    if (lanes_of(i) >= R::lanes)
+      store(x + i * R::lanes, value);
+    else if (lanes_of(i) > 0)
+      store_first(x + i * R::lanes, lanes_of(i), value);
+  }
   return finite;
 }
 
 template <class T, bool Plain, class G, class Coefficients, class Noise>
-LANGEVIN_INLINE bool update_tail(T* x, const G* g, int64_t n, const Coefficients& c,
-                                 const Noise& noise, const Step& s) {
-  T padded_x[kChunk] = {};
-  G padded_g[kChunk] = {};
-  memcpy(padded_x, x, n * sizeof(T));
-  memcpy(padded_g, g, n * sizeof(G));
-  update_chunk<T, Plain>(padded_x, padded_g, c, noise, s);
-  memcpy(x, padded_x, n * sizeof(T));
-  bool finite = true;  // the padding may be NaN where a coefficient is: only the n count
-  for (int64_t i = 0; i < n; ++i) finite &= x[i] == x[i];
-  return finite;
+LANGEVIN_INLINE bool update_up_to(T* x, const G* g, int64_t n, const Coefficients& c,
+                                  const Noise& noise, const Step& s) {
+  return n >= kChunk ? update_chunk<T, Plain, true>(x, g, kChunk, c, noise, s)
+                     : update_chunk<T, Plain, false>(x, g, n, c, noise, s);
 }
 
 template <class T, bool Plain, class G>
@@ -224,16 +235,12 @@ bool update_row(const Step& s, const Source& source, int64_t row, int64_t begin,
       __builtin_prefetch(reinterpret_cast<const char*>(g + s.cols + j) + byte);
     NoiseInRegisters z{};
     if (Plain || s.noisy) draw_row<Normals>(j / 4, id, source, z.z);
-    const bool whole = j + kChunk <= end;
     if constexpr (sizeof(T) == sizeof(float)) {
-      finite &= whole ? update_chunk<T, Plain>(x + j, g + j, c, z, s)
-                      : update_tail<T, Plain>(x + j, g + j, end - j, c, z, s);
+      finite &= update_up_to<T, Plain>(x + j, g + j, end - j, c, z, s);
     } else {
       alignas(64) float memory[kChunk];
       for (int i = 0; i < 4; ++i) store(memory + i * W, z.z[i]);
-      const NoiseInMemory m{memory};
-      finite &= whole ? update_chunk<T, Plain>(x + j, g + j, c, m, s)
-                      : update_tail<T, Plain>(x + j, g + j, end - j, c, m, s);
+      finite &= update_up_to<T, Plain>(x + j, g + j, end - j, c, NoiseInMemory{memory}, s);
     }
   }
   return finite;
@@ -252,7 +259,8 @@ bool update_row(const Step& s, const Source& source, int64_t row, int64_t begin,
 // rows across the lanes; the update then runs over the tile's elements as over one long row.
 
 constexpr int kTileRows = kTile / 2;
-constexpr int64_t kTransposed = 8;  // up to here a tile is transposed to be summed
+constexpr int64_t kTransposed =
+    8;  // with fewer columns than this a tile is transposed to be summed
 
 template <class T>
 struct Tile {
@@ -263,33 +271,57 @@ struct Tile {
   alignas(64) T element[4][kTile + kChunk];  // and of every element
 };
 
-template <class T, class G>
-void square_sums(const G* g, int64_t cols, int64_t rows, Tile<T>& t) {
-  if (cols > kTransposed) {
-    for (int64_t r = 0; r < rows; ++r) t.squares[r] = square_sum<T>(g + r * cols, cols);
-    return;
+// Sums of rows of Cols = 2^m elements that lie one after another in Cols registers. Evens and odds
+// are what block_sum's tree adds last, so the bits are the same.
+template <class T, int Cols, class V>
+LANGEVIN_INLINE V sum_rows(const V* registers) {
+  if constexpr (Cols == 1) {
+    return registers[0];
+  } else {
+    V even[Cols / 2], odd[Cols / 2];
+    for (int i = 0; i < Cols / 2; ++i)
+      Register<T>::deinterleave(registers[2 * i], registers[2 * i + 1], even[i], odd[i]);
+    return sum_rows<T, Cols / 2>(even) + sum_rows<T, Cols / 2>(odd);
   }
+}
+
+// Squared norms of as many rows of Cols elements as fill registers; returns how many.
+template <int Cols, class T, class G>
+int64_t square_sums_of(const G* g, int64_t rows, T* squares) {
   using V = typename Register<T>::V;
   constexpr int N = Register<T>::lanes;
-  const int64_t height = tile_rows(cols);
   int64_t r = 0;
-  if constexpr (sizeof(G) == sizeof(float) && sizeof(T) == sizeof(float))
-    for (; cols == 2 && r + W <= rows; r += W) {
-      F a, b, even, odd;
-      load(g + 2 * r, a);
-      load(g + 2 * r + W, b);
-      Lanes::deinterleave(a * a, b * b, even, odd);
-      store(t.columns + r, even);
-      store(t.columns + height + r, odd);
+  for (; r + N <= rows; r += N) {
+    V v[Cols];
+    for (int i = 0; i < Cols; ++i) {
+      load(g + r * Cols + i * N, v[i]);
+      v[i] *= v[i];
     }
-  for (; r < rows; ++r)
-    for (int64_t k = 0; k < cols; ++k) {
-      G one[N] = {g[r * cols + k]};
-      V v;
-      load(one, v);
-      t.columns[k * height + r] = v[0] * v[0];
+    store(squares + r, sum_rows<T, Cols>(v));
+  }
+  return r;
+}
+
+template <class T, class G>
+void square_sums(const G* g, int64_t cols, int64_t rows, Tile<T>& t) {
+  int64_t r = 0;
+  if (cols == 1) r = square_sums_of<1>(g, rows, t.squares);
+  if (cols == 2) r = square_sums_of<2>(g, rows, t.squares);
+  if (cols == 4) r = square_sums_of<4>(g, rows, t.squares);
+  if (cols == 8) r = square_sums_of<8>(g, rows, t.squares);
+  if (cols == 16) r = square_sums_of<16>(g, rows, t.squares);
+  if (r || cols >= kTransposed) {
+    for (; r < rows; ++r) t.squares[r] = square_sum<T>(g + r * cols, cols);
+    return;
+  }
+  // Few and awkward columns: transpose, then the tree of block_sum, column k taking column k + 4,
+  // then k + 2, then k + 1.
+  const int64_t height = tile_rows(cols);
+  for (int64_t k = 0; k < cols; ++k)
+    for (r = 0; r < rows; ++r) {
+      const T value = widen(g[r * cols + k]);
+      t.columns[k * height + r] = value * value;
     }
-  // The tree of block_sum: column k takes column k + 4, then k + 2, then k + 1.
   for (int64_t h = kTransposed / 2; h; h /= 2)
     for (int64_t k = 0; k < h && k + h < cols; ++k)
       for (r = 0; r < rows; ++r) t.columns[k * height + r] += t.columns[(k + h) * height + r];
@@ -304,9 +336,10 @@ void take(const Coefficient& c, int64_t base, int64_t rows, T* out) {
     for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(c.value);
 }
 
-// Row values to element values; a store of 4 may spill into the next row, written after it.
+// Row values to element values. A store may spill into the next rows, which are written after it.
 template <class T>
 void spread(const T* row, int64_t cols, int64_t rows, T* element) {
+  using V = typename Register<T>::V;
   typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
   if (cols == 1) {
     memcpy(element, row, rows * sizeof(T));
@@ -318,9 +351,14 @@ void spread(const T* row, int64_t cols, int64_t rows, T* element) {
       store((float*)element + 2 * r, low);
       store((float*)element + 2 * r + W, high);
     }
-  } else {
+  } else if (cols <= 8) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t k = 0; k < cols; k += 4) *(Four*)(element + r * cols + k) = Four{} + row[r];
+  } else {
+    for (int64_t r = 0; r < rows; ++r) {
+      const V value = Register<T>::broadcast(row[r]);
+      for (int64_t k = 0; k < cols; k += Register<T>::lanes) store(element + r * cols + k, value);
+    }
   }
 }
 
@@ -376,12 +414,8 @@ void update_tiles(const Step& s, int64_t begin, int64_t end) {
       const NoiseInMemory z{t.noise + j};
       const ManyChains<T> many{t.element[0] + j, t.element[1] + j, t.element[2] + j,
                                t.element[3] + j};
-      if (j + kChunk <= n)
-        finite &= varies ? update_chunk<T, Plain>(x + j, g + j, many, z, s)
-                         : update_chunk<T, Plain>(x + j, g + j, one, z, s);
-      else
-        finite &= varies ? update_tail<T, Plain>(x + j, g + j, n - j, many, z, s)
-                         : update_tail<T, Plain>(x + j, g + j, n - j, one, z, s);
+      finite &= varies ? update_up_to<T, Plain>(x + j, g + j, n - j, many, z, s)
+                       : update_up_to<T, Plain>(x + j, g + j, n - j, one, z, s);
     }
     if (s.finite && !finite)  // whatever was not finite is NaN now
       for (int64_t i = 0; i < n; ++i)

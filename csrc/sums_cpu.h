@@ -31,9 +31,7 @@ LANGEVIN_INLINE T block_sum(const G* g, int64_t n, Term term) {
       lanes[k] += term(v);
     } else {
       load_first(g + j, n - j, v);
-      V last = term(v);
-      for (int64_t i = n - j; i < N; ++i) last[i] = 0;
-      lanes[k] += last;
+      lanes[k] += R::first(n - j) ? term(v) : V{};
     }
   }
 #pragma GCC unroll 8

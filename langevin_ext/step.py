@@ -9,7 +9,7 @@ The AniLA step is gamma with p = 1/2; a plain Langevin step is b = None.
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,16 +80,12 @@ def langevin_step_(
         GradientError: a tensor needs a gradient while grad is enabled; use `langevin_step`.
         BackendError: the named backend cannot do this here.
     """
-    if torch.is_grad_enabled():
-        for name, value in (("x", x), ("grad", grad), ("drift", drift), ("diffusion", diffusion)):
-            if isinstance(value, Tensor) and value.requires_grad:
-                _refuse_grad(name)
-        if isinstance(max_grad_norm, Tensor) and max_grad_norm.requires_grad:
-            _refuse_grad("max_grad_norm")
     step = _check(
         x, grad, drift, diffusion, noise, max_grad_norm, per, noise_power, reference_precision,
         clamp, stats,
     )  # fmt: skip
+    if torch.is_grad_enabled():
+        _refuse_grad(x=x, grad=grad, drift=drift, diffusion=diffusion, max_grad_norm=max_grad_norm)
     _run_(x, grad, step, stats, backend)
     if noise is not None:
         noise.advance()
@@ -135,11 +131,13 @@ def langevin_step(
 # ---- the door: every argument is checked here, once, before memory is touched ------------------
 
 
-def _refuse_grad(name: str) -> NoReturn:
-    raise GradientError(
-        f"{name} requires grad, and an in-place step has no gradient: call langevin_step, detach"
-        f" {name}, or step under torch.no_grad()"
-    )
+def _refuse_grad(**values: Coefficient | None) -> None:
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise GradientError(
+                f"{name} requires grad, and an in-place step has no gradient: call langevin_step,"
+                f" detach {name}, or step under torch.no_grad()"
+            )
 
 
 def _check(
@@ -281,6 +279,8 @@ def check_coefficient(
     name: str, value: Coefficient, x: Tensor, *, zero: bool = False, infinite: bool = False
 ) -> Coefficient:
     """A number, or a contiguous (B,) tensor in the state's dtype and on its device."""
+    if type(value) is float and 0.0 < value < _INFINITY:
+        return value
     if not isinstance(value, Tensor):
         return check_number(name, value, zero=zero, infinite=infinite)
     if value.shape not in (torch.Size(), x.shape[:1]):
