@@ -20,7 +20,11 @@ test-slow: $(READY)  ## what is too long for every run: 1e8 normals, planted bug
 
 bench: $(READY)  ## the step and the sampler against what else there is; rows to benchmarks/results
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[bench]'
-	$(BIN)/python -m benchmarks
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks/test_step.py benchmarks/test_sample.py --benchmark-disable-gc \
+	    --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
+	$(BIN)/python benchmarks/rows.py build/bench.json
+	$(BIN)/python benchmarks/table.py --write
 
 lint: $(READY)  ## what the pre-commit hooks check
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[dev]'

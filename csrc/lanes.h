@@ -32,7 +32,8 @@ struct Lanes {
   typedef uint64_t Q __attribute__((vector_size(W * 4)));
 
   LANGEVIN_INLINE Q broadcast(uint64_t word) { return Q{} + word; }
-  LANGEVIN_INLINE F constant(float value) { return F{} + value; }
+  // value - 0 and not 0 + value, which would lose the sign of -0.
+  LANGEVIN_INLINE F constant(float value) { return value - F{}; }
   LANGEVIN_INLINE I as_signed(U a) { return (I)a; }
   LANGEVIN_INLINE I bits(F a) { return (I)a; }
   LANGEVIN_INLINE F from_bits(I a) { return (F)a; }
@@ -243,7 +244,7 @@ template <>
 struct Register<double> {
   using V = D;
   static constexpr int lanes = H;
-  LANGEVIN_INLINE V broadcast(double a) { return V{} + a; }
+  LANGEVIN_INLINE V broadcast(double a) { return a - V{}; }
   LANGEVIN_INLINE V at_least(V lo, V y) { return lo > y ? lo : y; }
   LANGEVIN_INLINE V at_most(V hi, V y) { return hi < y ? hi : y; }
   LANGEVIN_INLINE V sqrt(V a) {

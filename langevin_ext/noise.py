@@ -105,37 +105,51 @@ class Noise:
 
     def clone(self) -> Noise:
         """An independent copy at the same position, free to advance."""
-        return Noise(self._seed, self._stream, self._first_chain, self._step)
+        copy = Noise(self._seed, self._stream, self._first_chain)
+        copy._step = self._step
+        return copy
 
     def purpose(self, purpose: Purpose | int) -> Noise:
         """A copy at the same position in the stream for another `Purpose`.
 
         Raises:
-            NoiseError: this stream is not a multiple of 16, so its low bits are taken.
+            NoiseError: this stream is not a multiple of 16, so its low bits are taken; or the
+                purpose does not fit them.
         """
+        _integer("purpose", int(purpose), 16, "a purpose")
         if self._stream % 16:
             raise NoiseError(f"stream={self._stream}: a stream with purposes is a multiple of 16")
-        return Noise(self._seed, self._stream + int(purpose), self._first_chain, self._step)
+        copy = self.clone()
+        copy._stream += int(purpose)
+        return copy
 
     def shard(self, first_chain: int) -> Noise:
         """A copy at the same position whose row 0 is chain ``first_chain``."""
-        return Noise(self._seed, self._stream, first_chain, self._step)
+        copy = self.clone()
+        copy._first_chain = _integer("first_chain", first_chain, MAX_CHAIN, "a chain id")
+        return copy
 
     def advance(self, steps: int = 1) -> None:
         """Move on, except where the position is fixed.
 
         Raises:
-            NoiseError: the step would reach 2**48.
+            NoiseError: there are not so many steps left of the 2**48.
         """
-        if not self._fixed:
-            self._step = _integer("step", self._step + steps, MAX_STEP, "a step")
+        if self._fixed:
+            return
+        if self._step + steps > MAX_STEP:
+            raise NoiseError(f"step={self._step} and {steps} more: the noise ends at step 2**48")
+        self._step = _integer("step", self._step + steps, 2 * MAX_STEP, "a step")
 
     def position(self, chains: int, columns: int) -> Position:
         """Where a state of (chains, columns) draws from next; consumes nothing.
 
         Raises:
-            NoiseError: a chain id would reach 2**32 or a coordinate 2**34.
+            NoiseError: a chain id would reach 2**32 or a coordinate 2**34; or the last of the
+                2**48 steps has been consumed.
         """
+        if self._step == MAX_STEP:
+            raise NoiseError("step=2**48: the noise of this stream is used up; take another stream")
         if self._first_chain + chains > MAX_CHAIN:
             raise NoiseError(
                 f"first_chain={self._first_chain} with {chains} chains: chain ids must stay"
@@ -212,6 +226,8 @@ class Noise:
         """
         if set(state) != {"seed", "stream", "first_chain", "step"}:
             raise ArgumentError(f"a noise state has seed, stream, first_chain, step; got {state!r}")
+        if state["seed"] is None:
+            raise NoiseError("seed=None: a saved position has a seed")
         other = Noise(**state)
         self._seed, self._stream = other._seed, other._stream
         self._first_chain, self._step = other._first_chain, other._step

@@ -87,6 +87,8 @@ def sample(
             raise ArgumentError(f"{name}={every!r}: give an int >= 1 or None")
         if every is not None and every < 1:
             raise ArgumentError(f"{name}={every}: give an int >= 1 or None")
+    if not (callable(getattr(rule, "init", None)) and callable(getattr(rule, "step", None))):
+        raise ArgumentError(f"rule={rule!r}: pass Langevin, AniLA, or an object with init and step")
     if on_nonfinite not in ("raise", "freeze", "reinit"):
         raise ArgumentError(f"on_nonfinite={on_nonfinite!r}: give 'raise', 'freeze' or 'reinit'")
 
@@ -95,9 +97,10 @@ def sample(
         record = Record(state, steps, keep_every, trajectory_device, moments)
         guard = Guard(state, frozen, on_nonfinite, check_every)
         total = burn_in + steps
+        noise.clone().advance(total)  # so that it does not run out on the way
         if not state.x.numel():  # nothing to move, but the noise keeps step with other shards
             noise.advance(total)
-            total = 0
+            record.kept, total = steps // (keep_every or 1), 0
 
         def samples() -> Samples:
             return record.result(state, noise, guard)
@@ -142,6 +145,8 @@ def _begin(
         chains = type(x0.chains)(*(_copy(field) for field in x0.chains))
         return chains, x0.noise.clone(), x0.frozen.clone()
     check_state(x0, "x0")
+    if gradient.channels_last and x0.dim() != 4:
+        raise ArgumentError(f"channels_last=True is for (B, C, H, W); x0 is {tuple(x0.shape)}")
     noise = as_noise(seed)
     if noise.stream % 16:
         raise ArgumentError(

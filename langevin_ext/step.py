@@ -9,6 +9,7 @@ The AniLA step is gamma with p = 1/2; a plain Langevin step is b = None.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -161,8 +162,8 @@ def _check(
         raise ArgumentError(f"per={per!r}: give 'sample' or 'coordinate'")
     if noise_power not in (0.0, 0.5, 1.0):
         raise ArgumentError(f"noise_power={noise_power!r}: give 0, 0.5 or 1")
-    if not 0.0 <= reference_precision < _INFINITY:
-        raise ArgumentError(f"reference_precision={reference_precision!r}: give a number >= 0")
+    if type(reference_precision) is not float or not 0.0 <= reference_precision < _INFINITY:
+        reference_precision = check_number("reference_precision", reference_precision, zero=True)
     low, high = check_clamp(clamp)
     chains = x.shape[0]
     position = None
@@ -208,10 +209,21 @@ def check_state(x: Tensor, name: str = "x") -> None:
         raise ShapeError(f"{name} is 0-dimensional: a state is (B, ...), chains first")
     if x.is_meta:
         raise DeviceError(f"{name} is a meta tensor, which has no values")
-    if not x.is_contiguous() and any(
-        stride == 0 and size > 1 for stride, size in zip(x.stride(), x.shape, strict=True)
-    ):
-        raise ShapeError(f"{name} is expanded, so its chains share memory: clone it first")
+    if not x.is_contiguous() and _overlaps(x):
+        raise ShapeError(
+            f"{name} has elements that share memory (it is expanded or unfolded): clone it first"
+        )
+
+
+def _overlaps(x: Tensor) -> bool:
+    """Whether elements may share memory: an axis steps inside what the finer ones span."""
+    span = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1:
+            if stride <= span:
+                return True
+            span += stride * (size - 1)
+    return False
 
 
 def check_gradient(x: Tensor, grad: Tensor) -> None:
@@ -231,6 +243,8 @@ def check_gradient(x: Tensor, grad: Tensor) -> None:
 
 
 def _check_stats(x: Tensor, stats: StepStats) -> None:
+    if not isinstance(stats, StepStats):
+        raise ArgumentError(f"stats={stats!r}: pass StepStats.empty({x.shape[0]})")
     expected = x.dtype, x.dtype, torch.bool
     for name, t, dtype in zip(StepStats._fields, stats, expected, strict=True):
         if t.shape != x.shape[:1] or not t.is_contiguous():
@@ -251,10 +265,12 @@ def check_clamp(clamp: Clamp | None) -> tuple[float, float]:
         return -_INFINITY, _INFINITY
     try:
         low, high = clamp
-        low = -_INFINITY if low is None else float(low)
-        high = _INFINITY if high is None else float(high)
     except (TypeError, ValueError):
-        raise ArgumentError(f"clamp={clamp!r}: give (lo, hi), either of them None") from None
+        low = high = "neither"  # type: ignore[assignment]
+    if not all(end is None or isinstance(end, Real) for end in (low, high)):
+        raise ArgumentError(f"clamp={clamp!r}: give (lo, hi), numbers or None")
+    low = -_INFINITY if low is None else float(low)
+    high = _INFINITY if high is None else float(high)
     if not low < high:
         raise ArgumentError(f"clamp={clamp!r}: lo must be less than hi")
     return low, high
@@ -266,7 +282,7 @@ def check_number(name: str, value: object, *, zero: bool = False, infinite: bool
     Raises:
         StepSizeError: it is not; the message gives the value.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise StepSizeError(f"{name}={value!r}: give a number or a tensor")
     number = float(value)
     if (number > 0 and (math.isfinite(number) or infinite)) or (zero and number == 0):

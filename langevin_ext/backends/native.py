@@ -47,6 +47,12 @@ def normals_in_registers(count: int) -> float:
     return float(_C.normals_in_registers(_isa, count))
 
 
+def _apart(value: Tensor, x: Tensor) -> Tensor:
+    """The values as they are now, where they share memory with the state about to change."""
+    inside = -value.nbytes < value.data_ptr() - x.data_ptr() < x.nbytes
+    return value.clone() if inside else value
+
+
 def _scalar_and_pointer(value: float | Tensor) -> tuple[float, int]:
     return (0.0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
 
@@ -55,18 +61,16 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
     """One step of ``x`` (B, ...) in place; both tensors contiguous."""
     if x.dtype == torch.float64 and grad.dtype != torch.float64:
         grad = grad.double()
-    here, there = x.data_ptr(), grad.data_ptr()
-    # The kernel reads a gradient after writing the states before it.
-    if -grad.nbytes < there - here < x.nbytes and (here != there or grad.dtype != x.dtype):
-        grad = grad.clone()
-        there = grad.data_ptr()
-    drift, diffusion, bound, per_coordinate, power, rho, low, high, position = step
+    if grad.data_ptr() != x.data_ptr() or grad.dtype != x.dtype:
+        grad = _apart(grad, x)  # the kernel reads a gradient after writing the states before it
+    drift, diffusion, bound = (_apart(c, x) if isinstance(c, Tensor) else c for c in step[:3])
+    per_coordinate, power, rho, low, high, position = step[3:]
     rows = x.shape[0]
     _C.step(
         _isa,
         _DTYPES[x.dtype, grad.dtype],
-        here,
-        there,
+        x.data_ptr(),
+        grad.data_ptr(),
         rows,
         x.numel() // rows,
         *_scalar_and_pointer(drift),

@@ -52,15 +52,21 @@ class Rule(Protocol):
     ) -> ChainState: ...
 
 
-def check_schedule(name: str, value: Schedule) -> None:
+def check_schedule(
+    name: str, value: Schedule, *, zero: bool = False, infinite: bool = False
+) -> None:
     """Check what can be checked before the chains are known; values of schedules come later."""
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             raise StepSizeError(f"{name} is {value.dtype}: give floating point values")
-        if not bool(((value > 0) & value.isfinite()).all()):
-            raise StepSizeError(f"{name} has values that are not positive and finite: {value}")
+        right = (value >= 0) if zero else (value > 0)
+        if not infinite:
+            right &= value.isfinite()
+        if not bool(right.all()):
+            range_ = f"{'>= 0' if zero else '> 0'}{'' if infinite else ' and finite'}"
+            raise StepSizeError(f"{name} has values that are not {range_}: {value}")
     elif not callable(value):
-        check_number(name, value)
+        check_number(name, value, zero=zero, infinite=infinite)
 
 
 def at_step(value: Schedule, step: int) -> Coefficient:

@@ -27,7 +27,6 @@ from ..step import check_clamp, check_number
 from ._rule import Schedule, at_step, check_schedule
 from .langevin import (
     LangevinState,
-    check_noise_std,
     overdamped_coefficients,
     overdamped_init,
     overdamped_step,
@@ -65,13 +64,11 @@ class AniLA:
             raise ArgumentError(
                 "threshold is a function: it is constant during a call; adapt it between calls"
             )
-        if isinstance(self.threshold, Tensor):
-            check_schedule("threshold", self.threshold)
-        else:
-            check_number("threshold", self.threshold, infinite=True)
+        check_schedule("threshold", self.threshold, infinite=True)
         check_schedule("step_size", self.step_size)
         check_schedule("temperature", self.temperature)
-        check_noise_std(self.noise_std)
+        if self.noise_std is not None:
+            check_schedule("noise_std", self.noise_std, zero=True)
         check_clamp(self.clamp)
         check_number("reference_precision", self.reference_precision, zero=True)
         if self.per not in ("sample", "coordinate"):

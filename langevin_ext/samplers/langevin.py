@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from .._types import Clamp, Coefficient, StepStats
-from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise
 from ..step import check_clamp, check_number, langevin_step_
@@ -94,7 +93,8 @@ class Langevin:
     def __post_init__(self) -> None:
         check_schedule("step_size", self.step_size)
         check_schedule("temperature", self.temperature)
-        check_noise_std(self.noise_std)
+        if self.noise_std is not None:
+            check_schedule("noise_std", self.noise_std, zero=True)
         check_clamp(self.clamp)
         check_number("reference_precision", self.reference_precision, zero=True)
 
@@ -147,12 +147,3 @@ class Langevin:
             reference_precision=self.reference_precision,
             clamp=self.clamp,
         )
-
-
-def check_noise_std(noise_std: Schedule | None) -> None:
-    """None, 0, or whatever a step size may be."""
-    if noise_std is None or (isinstance(noise_std, (int, float)) and noise_std == 0):
-        if isinstance(noise_std, bool):
-            raise ArgumentError(f"noise_std={noise_std!r}: give a number")
-        return
-    check_schedule("noise_std", noise_std)
