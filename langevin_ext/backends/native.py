@@ -47,24 +47,28 @@ def normals_in_registers(count: int) -> float:
     return float(_C.normals_in_registers(_isa, count))
 
 
-def _apart(value: Tensor, x: Tensor) -> Tensor:
-    """The values as they are now, where they share memory with the state about to change."""
-    inside = -value.nbytes < value.data_ptr() - x.data_ptr() < x.nbytes
-    return value.clone() if inside else value
+def _inside(value: Tensor, x: Tensor) -> bool:
+    """Whether values share memory with the state that is about to change."""
+    return -value.nbytes < value.data_ptr() - x.data_ptr() < x.nbytes
 
 
-def _scalar_and_pointer(value: float | Tensor) -> tuple[float, int]:
-    return (0.0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
+def _scalar_and_pointer(value: float | Tensor, x: Tensor, keep: list[Tensor]) -> tuple[float, int]:
+    """A coefficient as one number, or the address of many, kept alive in ``keep``."""
+    if not isinstance(value, Tensor):
+        return value, 0
+    keep.append(value.clone() if _inside(value, x) else value)
+    return 0.0, keep[-1].data_ptr()
 
 
 def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> None:
     """One step of ``x`` (B, ...) in place; both tensors contiguous."""
     if x.dtype == torch.float64 and grad.dtype != torch.float64:
         grad = grad.double()
-    if grad.data_ptr() != x.data_ptr() or grad.dtype != x.dtype:
-        grad = _apart(grad, x)  # the kernel reads a gradient after writing the states before it
-    drift, diffusion, bound = (_apart(c, x) if isinstance(c, Tensor) else c for c in step[:3])
-    per_coordinate, power, rho, low, high, position = step[3:]
+    # The kernel reads a gradient after writing the states before it.
+    if _inside(grad, x) and (grad.data_ptr() != x.data_ptr() or grad.dtype != x.dtype):
+        grad = grad.clone()
+    drift, diffusion, bound, per_coordinate, power, rho, low, high, position = step
+    keep: list[Tensor] = []
     rows = x.shape[0]
     _C.step(
         _isa,
@@ -73,9 +77,9 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
         grad.data_ptr(),
         rows,
         x.numel() // rows,
-        *_scalar_and_pointer(drift),
-        *_scalar_and_pointer(diffusion),
-        *_scalar_and_pointer(bound),
+        *_scalar_and_pointer(drift, x, keep),
+        *_scalar_and_pointer(diffusion, x, keep),
+        *_scalar_and_pointer(bound, x, keep),
         rho,
         low,
         high,

@@ -48,7 +48,7 @@ class ShortRunConfig:
     """Updates of the network, T."""
     batch: int = 64
     """Images and chains in an update, m."""
-    steps: int = 60
+    steps: int = 40
     """Langevin steps of a chain, K."""
     drift: float = 1.0
     """Coefficient a of the gradient."""
