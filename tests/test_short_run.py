@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +20,8 @@ for package in ("matplotlib", "PIL", "safetensors", "skimage", "sklearn", "tyro"
 from ebm_trainers import __main__ as command, checkpoint, data, loop
 from ebm_trainers.errors import ConfigError
 from ebm_trainers.short_run import ShortRun, ShortRunConfig, train
-
 from langevin_ext import Noise
 from langevin_ext.errors import NonFiniteError
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small to share, and a busy machine makes two threads wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 TINY = {"iterations": 6, "steps": 3, "batch": 16, "width": 4, "samples": 20, "progress": False}
 
