@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -36,7 +37,10 @@ class SampleState:
 
 
 class SampleStats(NamedTuple):
-    """What happened to each chain after burn-in; (B,) each."""
+    """What happened to each chain after burn-in; (B,) each.
+
+    A mean over steps of which one was not finite is not a number.
+    """
 
     grad_norm: Tensor
     """Mean of |grad U| over the steps."""
@@ -112,7 +116,8 @@ class Guard:
             self.any_frozen = True
             torch.where(_per_chain(self.frozen, state.x), self.anchor, state.x, out=state.x)
         elif due and self.policy == "raise" and bool((self.first_bad_step >= 0).any()):
-            self._raise(state, self.first_bad_step >= 0, int(self.first_bad_step.max()))
+            bad = self.first_bad_step >= 0
+            self._raise(state, bad, int(self.first_bad_step[bad].min()))
         elif due and self.policy == "reinit":
             assert self.anchor is not None
             # A chain that went bad between two checks is not finite now either.
@@ -127,7 +132,7 @@ class Guard:
         norms = state.stats.grad_norm[bad]
         again = f" and again after {MAX_RESTARTS} restarts" if self.policy == "reinit" else ""
         raise NonFiniteError(
-            f"{name_chains(chains)} became non-finite by step {k}{again}: |grad U| there is"
+            f"{name_chains(chains)} became non-finite in step {k}{again}: |grad U| there is"
             f" {float(norms[0]):.3g}. Take a smaller step_size, bound the step (AniLA, or a clamp),"
             " or keep the other chains with on_nonfinite='freeze'",
             step=k,
@@ -201,12 +206,17 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def _meminfo() -> str:
+    file = Path("/proc/meminfo")
+    return file.read_text() if file.exists() else ""
+
+
 def _check_memory(shape: tuple[int, ...], itemsize: int, device: torch.device) -> None:
     need = torch.Size(shape).numel() * itemsize
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-    elif device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    elif device.type == "cpu" and (available := re.search(r"MemAvailable: +(\d+) kB", _meminfo())):
+        free = int(available[1]) * 1024
     else:
         return
     if need > free:

@@ -6,6 +6,8 @@ device, and a run goes on exactly from (seed, step). `langevin_ext.philox` defin
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
@@ -34,11 +36,15 @@ class Purpose(IntEnum):
 
 
 def _integer(name: str, value: object, limit: int, meaning: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise NoiseError(f"{name}={value!r}: give an int")
-    if not 0 <= value < limit:
-        raise NoiseError(f"{name}={value}: {meaning} must be in [0, 2**{limit.bit_length() - 1})")
-    return value
+    if not 0 <= number < limit:
+        raise NoiseError(f"{name}={number}: {meaning} must be in [0, 2**{limit.bit_length() - 1})")
+    return int(number)
 
 
 class Noise:
@@ -116,11 +122,11 @@ class Noise:
             NoiseError: this stream is not a multiple of 16, so its low bits are taken; or the
                 purpose does not fit them.
         """
-        _integer("purpose", int(purpose), 16, "a purpose")
+        low_bits = _integer("purpose", purpose, 16, "a purpose")
         if self._stream % 16:
             raise NoiseError(f"stream={self._stream}: a stream with purposes is a multiple of 16")
         copy = self.clone()
-        copy._stream += int(purpose)
+        copy._stream += low_bits
         return copy
 
     def shard(self, first_chain: int) -> Noise:
@@ -195,7 +201,7 @@ class Noise:
         device: torch.device | str | None,
         backend: str,
     ) -> Tensor:
-        shape = tuple(shape)
+        shape = tuple(shape) if isinstance(shape, Iterable) else ()
         if not shape or any(n < 0 for n in shape):
             raise ShapeError(f"shape={shape}: give (B, ...), chains first")
         if not dtype.is_floating_point:
@@ -224,10 +230,9 @@ class Noise:
             ArgumentError: keys are missing or unknown.
             NoiseError: a value does not fit the counter.
         """
-        if set(state) != {"seed", "stream", "first_chain", "step"}:
+        if not isinstance(state, dict) or set(state) != {"seed", "stream", "first_chain", "step"}:
             raise ArgumentError(f"a noise state has seed, stream, first_chain, step; got {state!r}")
-        if state["seed"] is None:
-            raise NoiseError("seed=None: a saved position has a seed")
+        _integer("seed", state["seed"], 2**64, "a seed")  # nothing to draw one from
         other = Noise(**state)
         self._seed, self._stream = other._seed, other._stream
         self._first_chain, self._step = other._first_chain, other._step

@@ -90,7 +90,7 @@ def _log(u: Tensor) -> Tensor:
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """Correctly rounded square root; torch's own float32 one on a CPU is not always."""
+    """Square root, correctly rounded in float32; torch's own on a CPU is not always."""
     return x.double().sqrt().to(x.dtype)
 
 

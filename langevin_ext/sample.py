@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import signal
 import threading
 from collections.abc import Iterator
@@ -51,7 +52,8 @@ def sample(
 
     Args:
         energy: U, any callable or module (B, ...) -> (B,) or (B, 1). A module runs in eval mode
-            with frozen parameters, and is left as it was.
+            with frozen parameters, and is left as it was. (A function around a module hides it:
+            call ``eval`` on it yourself.)
         x0: starting states (B, ...), float32 or float64; never modified. Or the ``state`` of an
             earlier result, which continues it exactly.
         rule: `Langevin`, `AniLA`, or anything with their two methods.
@@ -78,15 +80,11 @@ def sample(
         ArgumentError, ShapeError, DtypeError, DeviceError, NoiseError: before the first step.
     """
     gradient = EnergyGradient(energy, autocast=autocast, channels_last=channels_last)
-    counts = {"steps": steps, "burn_in": burn_in}
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ArgumentError(f"{name}={value!r}: give an int >= 0")
-    for name, every in (("keep_every", keep_every), ("check_every", check_every)):
-        if every is not None and (isinstance(every, bool) or not isinstance(every, int)):
-            raise ArgumentError(f"{name}={every!r}: give an int >= 1 or None")
-        if every is not None and every < 1:
-            raise ArgumentError(f"{name}={every}: give an int >= 1 or None")
+    steps, burn_in = _count("steps", steps, 0), _count("burn_in", burn_in, 0)
+    if keep_every is not None:
+        keep_every = _count("keep_every", keep_every, 1)
+    if check_every is not None:
+        check_every = _count("check_every", check_every, 1)
     if not (callable(getattr(rule, "init", None)) and callable(getattr(rule, "step", None))):
         raise ArgumentError(f"rule={rule!r}: pass Langevin, AniLA, or an object with init and step")
     if on_nonfinite not in ("raise", "freeze", "reinit"):
@@ -129,6 +127,16 @@ def sample(
                 error.samples = samples()
                 raise
         return samples()
+
+
+def _count(name: str, value: object, least: int) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ArgumentError(f"{name}={value!r}: give an int >= {least}")
+    return int(number)
 
 
 def _begin(
@@ -184,7 +192,9 @@ def _advance(
     except LangevinError:
         raise
     except Exception as error:
-        raise EnergyError(f"the energy raised {type(error).__name__} in step {k}") from error
+        raise EnergyError(
+            f"the energy, or a schedule of the rule, raised {type(error).__name__} in step {k}"
+        ) from error
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def _check(
         _check_stats(x, stats)
     if per not in ("sample", "coordinate"):
         raise ArgumentError(f"per={per!r}: give 'sample' or 'coordinate'")
-    if noise_power not in (0.0, 0.5, 1.0):
+    if as_number(noise_power) not in (0.0, 0.5, 1.0):
         raise ArgumentError(f"noise_power={noise_power!r}: give 0, 0.5 or 1")
     if type(reference_precision) is not float or not 0.0 <= reference_precision < _INFINITY:
         reference_precision = check_number("reference_precision", reference_precision, zero=True)
@@ -209,6 +209,8 @@ def check_state(x: Tensor, name: str = "x") -> None:
         raise ShapeError(f"{name} is 0-dimensional: a state is (B, ...), chains first")
     if x.is_meta:
         raise DeviceError(f"{name} is a meta tensor, which has no values")
+    if x.is_inference() and name == "x" and not torch.is_inference_mode_enabled():
+        raise GradientError("x is an inference tensor: step it in inference mode, or clone it")
     if not x.is_contiguous() and _overlaps(x):
         raise ShapeError(
             f"{name} has elements that share memory (it is expanded or unfolded): clone it first"
@@ -266,14 +268,22 @@ def check_clamp(clamp: Clamp | None) -> tuple[float, float]:
     try:
         low, high = clamp
     except (TypeError, ValueError):
-        low = high = "neither"  # type: ignore[assignment]
-    if not all(end is None or isinstance(end, Real) for end in (low, high)):
-        raise ArgumentError(f"clamp={clamp!r}: give (lo, hi), numbers or None")
-    low = -_INFINITY if low is None else float(low)
-    high = _INFINITY if high is None else float(high)
+        raise ArgumentError(f"clamp={clamp!r}: give (lo, hi), either of them None") from None
+    low = -_INFINITY if low is None else as_number(low)
+    high = _INFINITY if high is None else as_number(high)
     if not low < high:
-        raise ArgumentError(f"clamp={clamp!r}: lo must be less than hi")
+        raise ArgumentError(f"clamp={clamp!r}: give numbers lo < hi, either of them None")
     return low, high
+
+
+def as_number(value: object) -> float:
+    """A real number as a float; NaN for everything else, a bool included."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # an int beyond every float
+        return math.nan
 
 
 def check_number(name: str, value: object, *, zero: bool = False, infinite: bool = False) -> float:
@@ -282,13 +292,11 @@ def check_number(name: str, value: object, *, zero: bool = False, infinite: bool
     Raises:
         StepSizeError: it is not; the message gives the value.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise StepSizeError(f"{name}={value!r}: give a number or a tensor")
-    number = float(value)
+    number = as_number(value)
     if (number > 0 and (math.isfinite(number) or infinite)) or (zero and number == 0):
         return number
-    range_ = ">= 0" if zero else "> 0"
-    raise StepSizeError(f"{name}={value!r}: give a{'' if infinite else ' finite'} number {range_}")
+    range_ = f"{'' if infinite else 'finite '}number {'>= 0' if zero else '> 0'}"
+    raise StepSizeError(f"{name}={value!r}: give a {range_}, or a tensor")
 
 
 def check_coefficient(

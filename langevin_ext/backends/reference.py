@@ -30,9 +30,10 @@ def tree_sum(terms: Tensor) -> Tensor:
     then added by halves, and the blocks in pairs.
     """
     rows, cols = terms.shape
-    blocks = max(1, -(-cols // BLOCK))
-    padded = torch.nn.functional.pad(terms, (0, blocks * BLOCK - cols))
-    rounds = padded.view(rows, blocks, BLOCK // LANES, LANES).unbind(2)
+    size = BLOCK if cols > BLOCK else max(LANES, -(-cols // LANES) * LANES)  # zeros add nothing
+    blocks = max(1, -(-cols // size))
+    padded = torch.nn.functional.pad(terms, (0, blocks * size - cols))
+    rounds = padded.view(rows, blocks, size // LANES, LANES).unbind(2)
     lanes = torch.zeros_like(rounds[0])
     for terms_of_round in rounds:
         lanes = lanes + terms_of_round
@@ -75,6 +76,9 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
         column(step.diffusion),
         column(step.max_grad_norm),
     )
+    low, high = (
+        x.new_tensor(end, dtype=torch.float64).to(x.dtype) for end in (step.low, step.high)
+    )
     rho = torch.tensor(step.reference_precision, dtype=x.dtype, device=x.device)
     norm = philox.sqrt(tree_sum(grad * grad))[:, None]
     gamma = clip_factor(grad.abs() if step.per_coordinate else norm, bound)
@@ -88,8 +92,8 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
         y = y + d * philox.normal(step.position, rows, cols, x.device)
     finite = y.isfinite()
     y = torch.where(finite, y, torch.nan)
-    y = torch.where(y < step.low, step.low, y)
-    y = torch.where(y > step.high, step.high, y)
+    y = torch.where(y < low, low, y)
+    y = torch.where(y > high, high, y)
     state.copy_(y.view(state.shape))
     if stats is not None:
         stats.grad_norm.copy_(norm[:, 0])

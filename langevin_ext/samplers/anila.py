@@ -23,7 +23,7 @@ from .._types import Clamp, Coefficient, Per
 from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise
-from ..step import check_clamp, check_number
+from ..step import as_number, check_clamp, check_number
 from ._rule import Schedule, at_step, check_schedule
 from .langevin import (
     LangevinState,
@@ -73,7 +73,7 @@ class AniLA:
         check_number("reference_precision", self.reference_precision, zero=True)
         if self.per not in ("sample", "coordinate"):
             raise ArgumentError(f"per={self.per!r}: give 'sample' or 'coordinate'")
-        if self.noise_power not in (0.0, 0.5, 1.0):
+        if as_number(self.noise_power) not in (0.0, 0.5, 1.0):
             raise ArgumentError(f"noise_power={self.noise_power!r}: give 0, 0.5 or 1")
 
     def coefficients(self, step: int = 0) -> tuple[Coefficient, Coefficient]:

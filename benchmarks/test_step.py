@@ -1,0 +1,78 @@
+"""One step on a CPU, float32: every contender of updates.py, side by side, shape by shape."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from conftest import Measure
+from updates import CONTENDERS, HIGH, LOW, Contender, compiler, has_compiler
+
+SHAPES = [(64, 3, 32, 32), (64, 1, 28, 28), (10_000, 2), (64, 3, 64, 64), (1_000_000, 2)]
+
+# torch.compile imports torch.utils.mkldnn, which is written in the TorchScript torch deprecates.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+)
+
+
+def chosen(name: str) -> Contender:
+    contender = CONTENDERS[name]
+    if contender.compiles and not has_compiler():
+        pytest.skip(f"torch.compile needs a C++ compiler and {compiler()!r} is not on the path")
+    pytest.importorskip(contender.module, reason=f"{contender.package} is not installed")
+    return contender
+
+
+def inputs(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(shape, generator=generator) * (HIGH - LOW) + LOW
+    return x, torch.randn(shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", [name for name, c in CONTENDERS.items() if c.law])
+def test_a_contender_does_its_work(name: str, threads: int) -> None:
+    """Fresh noise in every step, of the right mean and scale in clipped and unclipped chains."""
+    contender = chosen(name)
+    assert contender.law is not None
+    x, grad = inputs((20_000, 10))
+    clipped = (grad.norm(dim=1) > math.sqrt(10))[:, None].expand_as(x)
+    step = contender.build(x.clone(), grad)
+    torch.manual_seed(1)
+    noises, insides = [], []
+    for _ in range(2):
+        mean, scale = contender.law(x, grad)
+        x = step().clone()
+        assert x.min() == LOW
+        assert x.max() == HIGH
+        noises.append((x - mean) / scale)
+        insides.append(mean.abs() < HIGH - 6 * scale)  # where the clamp does nothing
+    for noise, inside in zip(noises, insides, strict=True):
+        for group in (noise[inside & clipped], noise[inside & ~clipped]):
+            n = group.numel()
+            assert n > 10_000
+            assert abs(group.mean()) < 5 / math.sqrt(n)
+            assert abs(group.var() - 1) < 5 * math.sqrt(2 / n)
+    first, second = (noise[insides[0] & insides[1]] for noise in noises)
+    assert abs((first * second).mean()) < 5 / math.sqrt(first.numel())
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def test_step(measure: Measure, shape: tuple[int, ...], threads: int, name: str) -> None:
+    contender = chosen(name)
+    x, grad = inputs(shape)
+    torch.manual_seed(0)
+    measure(
+        contender.build(x, grad),
+        suite="step-cpu",
+        contender=name,
+        library=contender.library,
+        energy="none",
+        shape="x".join(map(str, shape)),
+        threads=threads,
+        dtype="float32",
+        elements=x.numel(),
+    )

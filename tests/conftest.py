@@ -1,0 +1,95 @@
+"""What every test shares: the engines under comparison, equality of bits, and a clean slate."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from langevin_ext import Noise, backends, errors
+
+CPU = torch.device("cpu")
+NO_NATIVE = backends.why_not("native", CPU)
+"""Why the native backend cannot be used here; None if it can."""
+native: Any = None if NO_NATIVE else importlib.import_module("langevin_ext.backends.native")
+ISAS: tuple[str, ...] = () if NO_NATIVE else native.isas
+ENGINES = ("reference", *(f"native-{isa}" for isa in ISAS))
+"""Every (backend, instruction set)."""
+
+_skip_native = pytest.mark.skip(reason=f"no native backend: {NO_NATIVE}")
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if NO_NATIVE:  # "auto" is right to warn then, and nearly every test uses it
+        warning = errors.FallbackWarning
+        line = f"ignore::{warning.__module__}.{warning.__name__}"
+        config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(autouse=True)
+def _clean_slate() -> Iterator[None]:
+    """No test sees another's instruction set, thread count or global random numbers.
+
+    One thread unless a test asks for more: on a busy machine threads wait for one another.
+    """
+    threads, isa = torch.get_num_threads(), native and native.isa()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+    if isa:
+        native.use_isa(isa)
+
+
+@pytest.fixture(params=ISAS or [pytest.param(None, marks=_skip_native)])
+def isa(request: pytest.FixtureRequest) -> str:
+    """Each instruction set of the native backend in turn, in use for the test."""
+    native.use_isa(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(params=ENGINES)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend in turn, the native one with each instruction set in use."""
+    name, _, isa = str(request.param).partition("-")
+    if isa:
+        native.use_isa(isa)
+    return name
+
+
+def bits(t: Tensor) -> Tensor:
+    """The bits of a tensor's elements as integers."""
+    return t.detach().contiguous().view(_WORDS[t.element_size()])
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal in dtype, shape and every bit: a NaN equals itself, 0 and -0 differ."""
+    return a.dtype == b.dtype and torch.equal(bits(a), bits(b))
+
+
+def assert_same_bits(got: Tensor, want: Tensor, what: object = "") -> None:
+    """`same_bits`, with the first difference in the message."""
+    assert (got.dtype, got.shape) == (want.dtype, want.shape), what
+    wrong = (bits(got) != bits(want)).nonzero()
+    if len(wrong):
+        at = tuple(wrong[0].tolist())
+        pytest.fail(
+            f"{what}: {len(wrong)} of {got.numel()} elements differ, the first at {at}:"
+            f" {got[at].item()!r} for {want[at].item()!r}"
+        )
+
+
+def normals(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normals that depend on the arguments alone: test data, not the noise under test."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def places(noise: Noise) -> tuple[int, int, int, int]:
+    """Where a `Noise` is."""
+    return noise.seed, noise.stream, noise.first_chain, noise.step

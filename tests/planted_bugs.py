@@ -1,0 +1,375 @@
+"""Bugs to plant in a copy of the library, each with the test that must catch it.
+
+`test_planted_bugs` plants them one at a time. They are what goes wrong in samplers that look
+right: most leave a plausible picture, and a test of means and variances to ten percent passes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Bug(NamedTuple):
+    name: str
+    file: str
+    old: str
+    """Occurs once in the file."""
+    new: str
+    test: str
+    """Node id, without parameters."""
+
+
+BUGS = (
+    # ---- the noise, as specified ----
+    Bug(
+        "the words of radius and angle trade places",
+        "langevin_ext/philox.py",
+        "z0, z1 = box_muller(w[..., 0::2], w[..., 1::2])",
+        "z0, z1 = box_muller(w[..., 1::2], w[..., 0::2])",
+        "tests/test_philox.py::test_known_normals",
+    ),
+    Bug(
+        "the second half of the words is the first",
+        "langevin_ext/philox.py",
+        "z0, z1 = box_muller(w[..., 0::2], w[..., 1::2])",
+        "z0, z1 = box_muller(w[..., [0, 0]], w[..., [1, 1]])",
+        "tests/test_philox.py::test_known_normals",
+    ),
+    Bug(
+        "sine and cosine trade places",
+        "langevin_ext/philox.py",
+        "return radius * c, radius * s",
+        "return radius * s, radius * c",
+        "tests/test_philox.py::test_known_normals",
+    ),
+    Bug(
+        "neighbouring chains share their noise",
+        "langevin_ext/philox.py",
+        "torch.arange(rows, device=device)[:, None] + position.first_chain",
+        "torch.arange(rows, device=device)[:, None] // 2 + position.first_chain",
+        "tests/test_noise.py::test_noise_does_not_depend_on_batch_or_shard",
+    ),
+    Bug(
+        "the high word of the step is ignored",
+        "langevin_ext/philox.py",
+        "(position.stream << 16) | (position.step >> 32)",
+        "position.stream << 16",
+        "tests/test_noise.py::test_purposes_and_seeds_and_steps_are_different_noise",
+    ),
+    Bug(
+        "the stream is ignored",
+        "langevin_ext/philox.py",
+        "(position.stream << 16) | (position.step >> 32)",
+        "position.step >> 32",
+        "tests/test_noise.py::test_purposes_and_seeds_and_steps_are_different_noise",
+    ),
+    # ---- positions ----
+    Bug(
+        "a step does not consume its noise",
+        "langevin_ext/step.py",
+        "        noise.advance()\n    return x\n",
+        "        noise.advance(0)\n    return x\n",
+        "tests/test_noise.py::test_every_step_consumes_one_position",
+    ),
+    Bug(
+        "a fixed copy advances",
+        "langevin_ext/noise.py",
+        "copy._fixed = True",
+        "copy._fixed = False",
+        "tests/test_noise.py::test_a_fixed_copy_repeats_itself",
+    ),
+    Bug(
+        "chain ids wrap around",
+        "langevin_ext/noise.py",
+        "if self._first_chain + chains > MAX_CHAIN:",
+        "if self._first_chain >= MAX_CHAIN:",
+        "tests/test_noise.py::test_the_last_chain_works_and_the_next_is_refused",
+    ),
+    Bug(
+        "a backward pass uses the next step's noise",
+        "langevin_ext/step.py",
+        "xi = Noise(seed, stream, first, at).normal(",
+        "xi = Noise(seed, stream, first, at + 1).normal(",
+        "tests/test_step_gradient.py::test_backward_makes_the_noise_of_its_own_forward",
+    ),
+    # ---- the step, as specified ----
+    Bug(
+        "the norm is that of the whole batch",
+        "langevin_ext/backends/reference.py",
+        "norm = philox.sqrt(tree_sum(grad * grad))[:, None]",
+        "norm = philox.sqrt(tree_sum((grad * grad).view(1, -1))).expand(rows)[:, None]",
+        "tests/test_step.py::test_a_step_is_the_equation",
+    ),
+    Bug(
+        "the noise is not scaled by gamma",
+        "langevin_ext/backends/reference.py",
+        "d = diffusions * noise_factor(gamma, step.noise_power)",
+        "d = diffusions",
+        "tests/test_step.py::test_a_step_is_the_equation",
+    ),
+    Bug(
+        "the clamp comes before the noise",
+        "langevin_ext/backends/reference.py",
+        "    if step.position is not None:\n        y = y + d * ",
+        "    if step.position is not None:\n        y = y.clamp(step.low, step.high) + d * ",
+        "tests/test_step.py::test_a_step_is_the_equation",
+    ),
+    Bug(
+        "the reference measure forgets the drift",
+        "langevin_ext/backends/reference.py",
+        "y = y - (drifts * rho) * x",
+        "y = y - rho * x",
+        "tests/test_step.py::test_a_step_is_the_equation",
+    ),
+    Bug(
+        "the clamp makes a number of NaN",
+        "langevin_ext/backends/reference.py",
+        "y = torch.where(y < low, low, y)",
+        "y = torch.where(y >= low, y, low)",
+        "tests/test_step.py::test_non_finite_values_stay_where_they_belong",
+    ),
+    Bug(
+        "an infinite norm clips to nothing",
+        "langevin_ext/backends/reference.py",
+        "gamma = torch.where(norm.isfinite(), gamma, torch.nan)",
+        "gamma = torch.where(norm.isnan(), torch.nan, gamma)",
+        "tests/test_step.py::test_non_finite_values_stay_where_they_belong",
+    ),
+    # ---- its face ----
+    Bug(
+        "autograd is not told of a raw write",
+        "langevin_ext/step.py",
+        "            torch.autograd.graph.increment_version(x)",
+        "            pass",
+        "tests/test_step.py::test_an_in_place_step_tells_autograd",
+    ),
+    Bug(
+        "a learned bound is stepped in place",
+        "langevin_ext/step.py",
+        "diffusion=diffusion, max_grad_norm=max_grad_norm)",
+        "diffusion=diffusion)",
+        "tests/test_step_gradient.py::test_an_in_place_step_refuses_what_needs_a_gradient",
+    ),
+    Bug(
+        "a strided state is stepped in memory order",
+        "langevin_ext/step.py",
+        "chosen.step_(y, grad.contiguous(), step, stats)\n        x.copy_(y)",
+        "chosen.step_(y, grad.contiguous(), step, stats)\n"
+        "        x.untyped_storage().copy_(y.untyped_storage())",
+        "tests/test_step.py::test_layout_changes_nothing",
+    ),
+    Bug(
+        "the derivative in the gradient forgets the clip",
+        "langevin_ext/step.py",
+        "dgrad = -a * gamma * inside - slope * gamma * grad / safe**2",
+        "dgrad = -a * gamma * inside",
+        "tests/test_step_gradient.py::test_first_and_second_derivatives_are_right",
+    ),
+    Bug(
+        "a gradient inside the state's memory is read too late",
+        "langevin_ext/backends/native.py",
+        "        grad = grad.clone()\n",
+        "        grad = grad.view_as(grad)\n",
+        "tests/test_step.py::test_a_state_may_overlap_its_gradient",
+    ),
+    # ---- the rules ----
+    Bug(
+        "the noise is 1 % small",
+        "langevin_ext/samplers/langevin.py",
+        "else math.sqrt(variance)",
+        "else 0.99 * math.sqrt(variance)",
+        "tests/test_samplers.py::test_ula_on_gaussians_has_its_exact_law",
+    ),
+    Bug(
+        "the drift has h for h / 2",
+        "langevin_ext/samplers/langevin.py",
+        "return h / 2, variance.sqrt()",
+        "return h, variance.sqrt()",
+        "tests/test_samplers.py::test_ula_on_gaussians_has_its_exact_law",
+    ),
+    Bug(
+        "the noise has sqrt(2 h) for sqrt(h)",
+        "langevin_ext/samplers/langevin.py",
+        "variance = h * temperature",
+        "variance = 2 * h * temperature",
+        "tests/test_samplers.py::test_ula_on_gaussians_has_its_exact_law",
+    ),
+    Bug(
+        "AniLA clips the drift alone",
+        "langevin_ext/samplers/anila.py",
+        "noise_power=self.noise_power,",
+        "noise_power=0.0,",
+        "tests/test_samplers.py::test_anila_has_the_exact_law_of_its_chain",
+    ),
+    Bug(
+        "a schedule starts at one",
+        "langevin_ext/samplers/langevin.py",
+        "drift, diffusion = self.coefficients(state.step)",
+        "drift, diffusion = self.coefficients(state.step + 1)",
+        "tests/test_samplers.py::test_a_schedule_is_the_loop_over_its_values",
+    ),
+    # ---- the driver ----
+    Bug(
+        "the energy stays in training mode",
+        "langevin_ext/gradient.py",
+        "            module.training = False",
+        "            pass",
+        "tests/test_sample.py::test_sampling_leaves_no_trace",
+    ),
+    Bug(
+        "the energy is left in evaluation mode",
+        "langevin_ext/gradient.py",
+        "            module.training = True",
+        "            pass",
+        "tests/test_sample.py::test_sampling_leaves_no_trace",
+    ),
+    Bug(
+        "freezing keeps nothing",
+        "langevin_ext/_watch.py",
+        "            self.anchor.copy_(state.x)",
+        "            pass",
+        "tests/test_sample.py::test_freeze_keeps_the_last_finite_state",
+    ),
+    Bug(
+        "a restart moves every chain",
+        "langevin_ext/_watch.py",
+        "torch.where(_per_chain(bad, state.x), self.anchor, state.x, out=state.x)",
+        "state.x.copy_(self.anchor)",
+        "tests/test_sample.py::test_reinit_goes_back_to_the_start",
+    ),
+    Bug(
+        "a finite energy is taken for granted",
+        "langevin_ext/_watch.py",
+        "ok = state.energy.isfinite() & finite",
+        "ok = finite",
+        "tests/test_sample.py::test_raise_names_step_chains_and_remedy",
+    ),
+    Bug(
+        "a continued run starts its noise again",
+        "langevin_ext/_watch.py",
+        "SampleState(state, noise.clone(), guard.frozen)",
+        "SampleState(state, Noise(noise.seed), guard.frozen)",
+        "tests/test_sample.py::test_a_continued_run_is_one_long_run",
+    ),
+    Bug(
+        "a continued run moves the state it was given",
+        "langevin_ext/sample.py",
+        "chains = type(x0.chains)(*(_copy(field) for field in x0.chains))",
+        "chains = x0.chains",
+        "tests/test_sample.py::test_a_continued_run_is_one_long_run",
+    ),
+    Bug(
+        "kept states are a step early",
+        "langevin_ext/_watch.py",
+        "(k + 1) % self.keep_every == 0",
+        "k % self.keep_every == 0",
+        "tests/test_sample.py::test_every_so_many_states_are_kept",
+    ),
+    Bug(
+        "burn-in is averaged",
+        "langevin_ext/sample.py",
+        "if k >= burn_in:",
+        "if k >= 0:",
+        "tests/test_sample.py::test_burn_in_is_not_kept_or_averaged",
+    ),
+    # ---- the kernels ----
+    Bug(
+        "contraction is on",
+        "setup.py",
+        '"-ffp-contract=off"',
+        '"-ffp-contract=fast"',
+        "tests/test_philox.py::test_a_million_normals_are_the_reference_bits",
+    ),
+    Bug(
+        "the high word of the seed is the low one",
+        "csrc/philox.h",
+        "words[round][half] = Key::of(seed).word(round, half);",
+        "words[round][half] = Key::of(seed).word(round, 0);",
+        "tests/test_philox.py::test_known_normals",
+    ),
+    Bug(
+        "the sine's sign is wrong in half of the quadrants",
+        "csrc/philox.h",
+        "(sine ^ difference) ^ ((quadrant & 2) << 30)",
+        "(sine ^ difference) ^ (((quadrant + 1) & 2) << 30)",
+        "tests/test_philox.py::test_known_normals",
+    ),
+    Bug(
+        "the kernels ignore the high word of the step",
+        "csrc/noise_cpu.h",
+        "(p.stream << 16) | static_cast<uint32_t>(p.step >> 32)",
+        "p.stream << 16",
+        "tests/test_philox.py::test_known_normals",
+    ),
+    Bug(
+        "long rows share their noise in pairs",
+        "csrc/noise_cpu.h",
+        "PairOfLanes::broadcast(chain), p, z);",
+        "PairOfLanes::broadcast(chain & ~1ull), p, z);",
+        "tests/test_noise.py::test_four_million_normals",
+    ),
+    Bug(
+        "short rows share a chain id across registers",
+        "csrc/noise_cpu.h",
+        "c += (carry & uint64_t{1}) + next_chain;",
+        "c += next_chain;",
+        "tests/test_noise.py::test_a_step_does_not_depend_on_batch_or_shard",
+    ),
+    Bug(
+        "the noise is uniform, with variance 1",
+        "csrc/noise_cpu.h",
+        "    box_muller<L>(even, odd, z0, z1);",
+        "    z0 = (unit_interval<L>(even) - 0.5f) * 3.4641016f;\n"
+        "    z1 = (unit_interval<L>(odd) - 0.5f) * 3.4641016f;",
+        "tests/test_samplers.py::test_ula_on_gaussians_has_its_exact_law",
+    ),
+    Bug(
+        "the clamp of the kernels makes a number of NaN",
+        "csrc/lanes.h",
+        "F at_least(F lo, F y) { return lo > y ? lo : y; }",
+        "F at_least(F lo, F y) { return y > lo ? y : lo; }",
+        "tests/test_step.py::test_non_finite_values_stay_where_they_belong",
+    ),
+    Bug(
+        "a short row is clipped by its neighbour's norm",
+        "csrc/step_cpu.cpp",
+        "t.squares[r] = square_sum<T>(g + r * cols, cols);",
+        "t.squares[r] = square_sum<T>(g + (r ? r - 1 : 0) * cols, cols);",
+        "tests/test_step.py::test_every_shape_has_the_bits_of_the_reference",
+    ),
+    Bug(
+        "the last column of a tail is dropped",
+        "csrc/step_cpu.cpp",
+        "store_first(x + i * R::lanes, lanes_of(i), value);",
+        "store_first(x + i * R::lanes, lanes_of(i) - 1, value);",
+        "tests/test_step.py::test_every_shape_has_the_bits_of_the_reference",
+    ),
+    Bug(
+        "the kernels do not scale the noise by gamma",
+        "csrc/step_cpu.cpp",
+        "diffusion * noise_factor<T>(gamma, s.twice_noise_power),",
+        "diffusion,",
+        "tests/test_step.py::test_every_shape_has_the_bits_of_the_reference",
+    ),
+    Bug(
+        "the padding of a sum is added",
+        "csrc/sums_cpu.h",
+        "lanes[k] += R::first(n - j) ? term(v) : V{};",
+        "lanes[k] += term(v);",
+        "tests/test_step.py::test_every_shape_has_the_bits_of_the_reference",
+    ),
+    Bug(
+        "the second thread starts a row late",
+        "csrc/step.cpp",
+        "const int64_t begin = grains * t / of * grain,",
+        "const int64_t begin = (grains * t / of + (t > 0)) * grain,",
+        "tests/test_step.py::test_every_shape_has_the_bits_of_the_reference",
+    ),
+    Bug(
+        "a bad chain in a long row is not reported",
+        "csrc/step_cpu.cpp",
+        "__atomic_store_n(s.finite + row, false, __ATOMIC_RELAXED);",
+        "__atomic_store_n(s.finite + row, true, __ATOMIC_RELAXED);",
+        "tests/test_step.py::test_non_finite_values_stay_where_they_belong",
+    ),
+)
