@@ -7,6 +7,7 @@ Prints them; --write puts each between its markers in README.md, ``<!-- step-cpu
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -103,6 +104,21 @@ def table(suite: str, rows: list[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def demo_table(path: Path) -> str:
+    """Markdown of a demo's report.json: the model beside real images and simple models."""
+    report = json.loads(path.read_text())
+    lines = [
+        "| samples | MMD² to training digits | classed with confidence > 0.9 |"
+        " distance to the nearest training digit |",
+        "| :-- | --: | --: | --: |",
+    ]
+    lines += [
+        f"| {name} | {q['mmd2']:.4f} | {q['confident']:.0%} | {q['nearest']:.2f} |"
+        for name, q in report.items()
+    ]
+    return "\n".join(lines)
+
+
 def placed(text: str, suite: str, content: str, where: Path) -> str:
     begin, end = f"<!-- {suite}:begin -->", f"<!-- {suite}:end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -130,6 +146,8 @@ def main(arguments: list[str]) -> int:
         if not suites:
             raise TableError(f"no rows in {chosen.results}: `make bench` makes them")
         tables = {s: table(s, read(chosen.results / f"{s}.csv")) for s in suites}
+        if not chosen.suites and (demo := chosen.results / "demo-digits.json").exists():
+            tables["demo"] = demo_table(demo)
         if not (chosen.write or chosen.check):
             print("\n\n".join(tables.values()))
             return 0

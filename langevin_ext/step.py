@@ -86,7 +86,7 @@ def langevin_step_(
         clamp, stats,
     )  # fmt: skip
     if torch.is_grad_enabled():
-        _refuse_grad(x=x, grad=grad, drift=drift, diffusion=diffusion, max_grad_norm=max_grad_norm)
+        _refuse_grad(x, grad, drift, diffusion, max_grad_norm)
     _run_(x, grad, step, stats, backend)
     if noise is not None:
         noise.advance()
@@ -132,9 +132,10 @@ def langevin_step(
 # ---- the door: every argument is checked here, once, before memory is touched ------------------
 
 
-def _refuse_grad(**values: Coefficient | None) -> None:
-    for name, value in values.items():
+def _refuse_grad(*values: Coefficient | None) -> None:
+    for i, value in enumerate(values):
         if isinstance(value, Tensor) and value.requires_grad:
+            name = ("x", "grad", "drift", "diffusion", "max_grad_norm")[i]
             raise GradientError(
                 f"{name} requires grad, and an in-place step has no gradient: call langevin_step,"
                 f" detach {name}, or step under torch.no_grad()"
@@ -278,7 +279,8 @@ def check_clamp(clamp: Clamp | None) -> tuple[float, float]:
 
 def as_number(value: object) -> float:
     """A real number as a float; NaN for everything else, a bool included."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    # Real alone would do, but asking an abstract class takes ten times as long.
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
         return math.nan
     try:
         return float(value)
@@ -323,7 +325,7 @@ def check_coefficient(
 
 
 def _run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, backend: str) -> None:
-    chosen = backends.resolve(backend, x.device.type)
+    chosen = backends.resolve(backend, "cpu" if x.is_cpu else x.device.type)
     if x.numel() == 0:
         if stats is not None:
             stats.grad_norm.zero_()

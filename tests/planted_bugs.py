@@ -146,8 +146,8 @@ BUGS = (
     Bug(
         "a learned bound is stepped in place",
         "langevin_ext/step.py",
-        "diffusion=diffusion, max_grad_norm=max_grad_norm)",
-        "diffusion=diffusion)",
+        "_refuse_grad(x, grad, drift, diffusion, max_grad_norm)",
+        "_refuse_grad(x, grad, drift, diffusion)",
         "tests/test_step_gradient.py::test_an_in_place_step_refuses_what_needs_a_gradient",
     ),
     Bug(

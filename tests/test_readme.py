@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,16 @@ def test_the_step_is_equivalent_to_the_lines_beside_it() -> None:
     torch.testing.assert_close(fused["x"], lines["x"], atol=1e-6, rtol=1e-5)
     assert fused["noise"].step == lines["noise"].step == 1
     assert (fused["x"] - x).abs().max() > 0.01
+
+
+def test_the_tables_are_made_from_the_rows() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "table.py"), "--check"],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
