@@ -76,7 +76,7 @@ void run_normal(const StepKernels&, float* out, int64_t rows, int64_t cols, cons
 void run_uniform(const StepKernels&, float* out, int64_t rows, int64_t cols, const Position&, int);
 
 // Statistics are reductions over the row; without them and without clipping none is needed.
-inline bool needs_sums(const Step& s) {
+static inline bool needs_sums(const Step& s) {
   const bool clips = s.bound.each || s.bound.value < __builtin_inf();
   return (clips && !s.per_coordinate) || s.grad_norm || s.gamma;
 }

@@ -259,8 +259,8 @@ bool update_row(const Step& s, const Source& source, int64_t row, int64_t begin,
 // rows across the lanes; the update then runs over the tile's elements as over one long row.
 
 constexpr int kTileRows = kTile / 2;
-constexpr int64_t kTransposed =
-    8;  // with fewer columns than this a tile is transposed to be summed
+// With fewer columns than this a tile is transposed to be summed.
+constexpr int64_t kTransposed = 8;
 
 template <class T>
 struct Tile {
@@ -472,7 +472,8 @@ bool supported() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 #elif LANGEVIN_INTRINSICS && LANGEVIN_LANES == 8
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
 #else
   return true;
 #endif

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import NonFiniteError
+from .errors import DeviceError, NonFiniteError
 from .noise import Noise
 from .samplers._rule import ChainState
 
@@ -28,7 +28,11 @@ class SampleState:
     noise: Noise
     """The position of the next step."""
     frozen: Tensor
-    """(B,) bool: chains stopped by ``on_nonfinite="freeze"``."""
+    """(B,) bool: chains stopped by ``on_nonfinite="freeze"``; they stay where they are."""
+    start: Tensor | None
+    """(B, ...): where ``on_nonfinite="reinit"`` restarts a chain; None under other policies."""
+    restarts: Tensor
+    """(B,) int64: how often it did."""
 
     @property
     def step(self) -> int:
@@ -51,7 +55,7 @@ class SampleStats(NamedTuple):
     energy: Tensor
     """U where the last gradient was taken."""
     first_bad_step: Tensor
-    """int64: the first step (burn-in included) that was not finite; -1 if there was none."""
+    """int64: this call's first step (burn-in included) that was not finite; -1 if none was."""
     restarts: Tensor
     """int64: how often ``on_nonfinite="reinit"`` restarted the chain."""
     mean: Tensor | None
@@ -85,20 +89,31 @@ class Guard:
     """Finds chains that left the finite numbers and does what ``on_nonfinite`` says."""
 
     def __init__(
-        self, state: ChainState, frozen: Tensor, policy: OnNonFinite, check_every: int | None
+        self,
+        state: ChainState,
+        past: SampleState | None,
+        policy: OnNonFinite,
+        check_every: int | None,
     ) -> None:
         x = state.x
         self.policy = policy
-        self.frozen = frozen
-        self.any_frozen = bool(frozen.any())
         self.check_every = check_every or (1 if x.device.type == "cpu" else 64)
         self.first_bad_step = torch.full(x.shape[:1], -1, dtype=torch.int64, device=x.device)
-        self.restarts = torch.zeros_like(self.first_bad_step)
-        self.anchor = x.clone() if policy != "raise" else None  # last finite state, or x0
+        if past is None:
+            self.frozen = torch.zeros(x.shape[:1], dtype=torch.bool, device=x.device)
+            self.restarts = torch.zeros_like(self.first_bad_step)
+            self.start = x.clone() if policy == "reinit" else None
+        else:
+            self.frozen, self.restarts = past.frozen.clone(), past.restarts.clone()
+            self.start = past.start
+            if policy == "reinit" and self.start is None:
+                self.start = x.clone()
+        self.any_frozen = bool(self.frozen.any())
+        self.held = x.clone() if policy == "freeze" or self.any_frozen else None
 
     def before(self, state: ChainState) -> None:
-        if self.policy == "freeze" and self.anchor is not None:
-            self.anchor.copy_(state.x)
+        if self.held is not None:
+            self.held.copy_(state.x)
 
     def after(self, state: ChainState, k: int, *, last: bool) -> None:
         finite = state.stats.finite
@@ -106,26 +121,23 @@ class Guard:
         # The sum tells of every energy at the price of one; a false alarm is looked into.
         if quick and bool(finite.all()) and math.isfinite(float(state.energy.sum())):
             return
-        ok = state.energy.isfinite() & finite
-        due = last or (k + 1) % self.check_every == 0
-        newly = ~ok & (self.first_bad_step < 0)
-        self.first_bad_step.masked_fill_(newly, k)
+        ok = (state.energy.isfinite() & finite) | self.frozen
+        self.first_bad_step.masked_fill_(~ok & (self.first_bad_step < 0), k)
+        due = last or state.step % self.check_every == 0
         if self.policy == "freeze":
-            assert self.anchor is not None
             self.frozen |= ~ok
             self.any_frozen = True
-            torch.where(_per_chain(self.frozen, state.x), self.anchor, state.x, out=state.x)
         elif due and self.policy == "raise" and bool((self.first_bad_step >= 0).any()):
             bad = self.first_bad_step >= 0
             self._raise(state, bad, int(self.first_bad_step[bad].min()))
         elif due and self.policy == "reinit":
-            assert self.anchor is not None
-            # A chain that went bad between two checks is not finite now either.
-            bad = ~ok
-            self.restarts += bad
+            self.restarts += ~ok
             if bool((self.restarts > MAX_RESTARTS).any()):
                 self._raise(state, self.restarts > MAX_RESTARTS, k)
-            torch.where(_per_chain(bad, state.x), self.anchor, state.x, out=state.x)
+            assert self.start is not None
+            torch.where(_per_chain(~ok, state.x), self.start, state.x, out=state.x)
+        if self.held is not None:
+            torch.where(_per_chain(self.frozen, state.x), self.held, state.x, out=state.x)
 
     def _raise(self, state: ChainState, bad: Tensor, k: int) -> None:
         chains = bad.nonzero().flatten().tolist()
@@ -157,10 +169,14 @@ class Record:
         self.trajectory = None
         if keep_every is not None:
             shape = (steps // keep_every, *x.shape)
-            where = x.device if device is None else torch.device(device)
+            try:
+                where = x.device if device is None else torch.device(device)
+            except RuntimeError as error:
+                raise DeviceError(f"trajectory_device={device!r}: {error}") from error
             _check_memory(shape, x.element_size(), where)
             self.trajectory = torch.empty(shape, dtype=x.dtype, device=where)
-        zeros = x.new_zeros(x.shape[:1])
+        # In float32 a sum of 1e5 steps is off in the fourth digit.
+        zeros = x.new_zeros(x.shape[:1], dtype=torch.float64)
         self.norm, self.gamma, self.clipped = zeros, zeros.clone(), zeros.clone()
         self.mean = torch.zeros_like(x) if moments else None
         self.squares = torch.zeros_like(x) if moments else None
@@ -180,12 +196,17 @@ class Record:
             self.kept += 1
 
     def result(self, state: Any, noise: Noise, guard: Guard) -> Samples:
-        count = max(self.count, 1)
-        var = None if self.squares is None else self.squares / max(self.count - 1, 1)
+        var = None if self.squares is None else self.squares / (self.count - 1)
+        if self.count < 2 and var is not None:
+            var.fill_(math.nan)
+        norm, gamma, clipped = (
+            (total / self.count).to(state.x.dtype)
+            for total in (self.norm, self.gamma, self.clipped)
+        )
         stats = SampleStats(
-            self.norm / count,
-            self.gamma / count,
-            self.clipped / count,
+            norm,
+            gamma,
+            clipped,
             state.energy.clone(),
             guard.first_bad_step,
             guard.restarts,
@@ -196,9 +217,8 @@ class Record:
             _wait_for(state.x.device)
         kept = None if self.trajectory is None else self.trajectory[: self.kept]
         # The caller may do to x what they like: the state keeps its own.
-        return Samples(
-            state.x.clone(), kept, stats, SampleState(state, noise.clone(), guard.frozen)
-        )
+        past = SampleState(state, noise.clone(), guard.frozen, guard.start, guard.restarts)
+        return Samples(state.x.clone(), kept, stats, past)
 
 
 def _wait_for(device: torch.device) -> None:

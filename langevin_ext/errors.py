@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
 
 class LangevinError(Exception):
-    """Base of the errors below."""
+    """Base of the errors below. Raised in `sample`, ``samples`` holds what had been drawn."""
+
+    samples: Samples | None = None
 
 
 class ArgumentError(LangevinError, ValueError):
@@ -45,33 +47,23 @@ class BackendError(LangevinError, RuntimeError):
 
 
 class EnergyError(LangevinError, RuntimeError):
-    """The energy raised, or returned something that is not one number per chain.
-
-    ``samples`` holds what had been drawn, or None outside `sample`.
-    """
-
-    samples: Samples | None = None
+    """The energy raised, or returned something that is not one number per chain."""
 
 
 class NonFiniteError(LangevinError, ArithmeticError):
-    """Chains left the finite numbers. ``step`` and ``chains`` say when and which.
+    """Chains left the finite numbers. ``step`` and ``chains`` say when and which."""
 
-    ``samples`` holds what had been drawn, or None outside `sample`.
-    """
-
-    samples: Samples | None = None
-
-    def __init__(self, message: str, *, step: int, chains: list[int]) -> None:
+    def __init__(self, message: str, *, step: int = 0, chains: list[int] | None = None) -> None:
         super().__init__(message)
         self.step = step
-        self.chains = chains
+        self.chains = chains or []
 
 
 class SamplingInterrupted(KeyboardInterrupt):
     """Ctrl-C during `sample`. ``samples`` holds what was drawn; its state continues the run."""
 
-    def __init__(self, samples: Samples) -> None:
-        super().__init__(f"sampling interrupted after {samples.state.step} steps")
+    def __init__(self, message: str = "", samples: Samples | None = None) -> None:
+        super().__init__(message)
         self.samples = samples
 
 

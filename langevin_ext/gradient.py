@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -68,7 +69,8 @@ class EnergyGradient:
                     "the energy does not depend on its input through autograd: it was detached,"
                     " computed under no_grad, or does not use x"
                 ) from error
-            return value.detach().view(x.shape[0]).to(x.dtype), grad
+            # A copy: an energy may return a view of its input, which is about to change.
+            return value.detach().view(x.shape[0]).to(x.dtype, copy=True), grad
 
 
 def _check_one_per_chain(value: object, x: Tensor) -> None:
@@ -101,27 +103,46 @@ def prefers_channels_last(energy: Energy, x: Tensor) -> bool:
     )
 
 
+_lock = threading.Lock()
+_held: dict[int, int] = {}  # id of what samplers hold still -> how many do
+
+
 @contextlib.contextmanager
 def undisturbed(energy: Energy) -> Iterator[None]:
     """Run a module's energy in eval mode with frozen parameters, and leave no trace of it.
 
     Eval mode keeps BatchNorm statistics and spectral-norm vectors as they are, and dropout off:
     an energy that changes from step to step has no density. Frozen parameters save the memory
-    that their gradients would need.
+    that their gradients would need. Threads may sample one module; the last one restores it.
     """
     if not isinstance(energy, nn.Module):
         yield
         return
-    training = [m for m in energy.modules() if m.training]
-    learned = [p for p in energy.parameters() if p.requires_grad]
+    ours: list[nn.Module | nn.Parameter] = []
     try:
-        for module in training:
-            module.training = False
-        for parameter in learned:
-            parameter.requires_grad_(False)
+        with _lock:
+            parts: list[nn.Module | nn.Parameter] = [*energy.modules(), *energy.parameters()]
+            for part in parts:
+                if id(part) in _held or _is_live(part):
+                    _held[id(part)] = _held.get(id(part), 0) + 1
+                    ours.append(part)
+                    _set_live(part, False)
         yield
     finally:
-        for module in training:
-            module.training = True
-        for parameter in learned:
-            parameter.requires_grad_(True)
+        with _lock:
+            for part in ours:
+                _held[id(part)] -= 1
+                if not _held[id(part)]:
+                    del _held[id(part)]
+                    _set_live(part, True)
+
+
+def _is_live(part: nn.Module | nn.Parameter) -> bool:
+    return part.training if isinstance(part, nn.Module) else part.requires_grad
+
+
+def _set_live(part: nn.Module | nn.Parameter, live: bool) -> None:
+    if isinstance(part, nn.Module):
+        part.training = live
+    else:
+        part.requires_grad_(live)

@@ -141,11 +141,12 @@ class Noise:
         Raises:
             NoiseError: there are not so many steps left of the 2**48.
         """
+        steps = _integer("steps", steps, 2 * MAX_STEP, "a number of steps")
         if self._fixed:
             return
         if self._step + steps > MAX_STEP:
             raise NoiseError(f"step={self._step} and {steps} more: the noise ends at step 2**48")
-        self._step = _integer("step", self._step + steps, 2 * MAX_STEP, "a step")
+        self._step += steps
 
     def position(self, chains: int, columns: int) -> Position:
         """Where a state of (chains, columns) draws from next; consumes nothing.
@@ -236,6 +237,13 @@ class Noise:
         other = Noise(**state)
         self._seed, self._stream = other._seed, other._stream
         self._first_chain, self._step = other._first_chain, other._step
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Noise):
+            return NotImplemented
+        return self.state_dict() == other.state_dict() and self._fixed == other._fixed
+
+    __hash__ = None  # type: ignore[assignment]  # it moves
 
     def __repr__(self) -> str:
         fixed = ", fixed" if self._fixed else ""

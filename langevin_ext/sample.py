@@ -85,15 +85,16 @@ def sample(
         keep_every = _count("keep_every", keep_every, 1)
     if check_every is not None:
         check_every = _count("check_every", check_every, 1)
-    if not (callable(getattr(rule, "init", None)) and callable(getattr(rule, "step", None))):
+    is_rule = callable(getattr(rule, "init", None)) and callable(getattr(rule, "step", None))
+    if isinstance(rule, type) or not is_rule:
         raise ArgumentError(f"rule={rule!r}: pass Langevin, AniLA, or an object with init and step")
     if on_nonfinite not in ("raise", "freeze", "reinit"):
         raise ArgumentError(f"on_nonfinite={on_nonfinite!r}: give 'raise', 'freeze' or 'reinit'")
 
     with torch.inference_mode(False), torch.no_grad():
-        state, noise, frozen = _begin(energy, gradient, x0, rule, seed)
+        state, noise, past = _begin(energy, gradient, x0, rule, seed)
         record = Record(state, steps, keep_every, trajectory_device, moments)
-        guard = Guard(state, frozen, on_nonfinite, check_every)
+        guard = Guard(state, past, on_nonfinite, check_every)
         total = burn_in + steps
         noise.clone().advance(total)  # so that it does not run out on the way
         if not state.x.numel():  # nothing to move, but the noise keeps step with other shards
@@ -122,8 +123,11 @@ def sample(
                     if interrupted:
                         raise KeyboardInterrupt
             except KeyboardInterrupt:
-                raise SamplingInterrupted(samples()) from None
-            except (EnergyError, NonFiniteError) as error:
+                if len(interrupted) > 1:  # a step may be half done: there is nothing to go on from
+                    raise
+                taken = f"sampling interrupted after {state.step} steps"
+                raise SamplingInterrupted(taken, samples()) from None
+            except LangevinError as error:
                 error.samples = samples()
                 raise
         return samples()
@@ -145,13 +149,13 @@ def _begin(
     x0: Tensor | SampleState,
     rule: Rule,
     seed: int | torch.Generator | Noise | None,
-) -> tuple[Any, Noise, Tensor]:
-    """The chains' state, the noise to advance, and which chains are frozen already."""
+) -> tuple[Any, Noise, SampleState | None]:
+    """The chains' state, the noise to advance, and what is continued."""
     if isinstance(x0, SampleState):
         if seed is not None:
             raise ArgumentError("seed together with a state to continue: the state has its noise")
         chains = type(x0.chains)(*(_copy(field) for field in x0.chains))
-        return chains, x0.noise.clone(), x0.frozen.clone()
+        return chains, x0.noise.clone(), x0
     check_state(x0, "x0")
     if gradient.channels_last and x0.dim() != 4:
         raise ArgumentError(f"channels_last=True is for (B, C, H, W); x0 is {tuple(x0.shape)}")
@@ -175,7 +179,7 @@ def _begin(
     x = x0.detach().clone(memory_format=torch.contiguous_format)
     with undisturbed(energy):
         state = rule.init(gradient, x, noise)
-    return state, noise, torch.zeros(x.shape[:1], dtype=torch.bool, device=x.device)
+    return state, noise, None
 
 
 def _copy(field: Any) -> Any:

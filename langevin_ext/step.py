@@ -29,6 +29,7 @@ from .errors import (
 from .noise import Noise
 
 _INFINITY = float("inf")
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 _STATES = torch.float32, torch.float64
 _HALVES = torch.bfloat16, torch.float16
 
@@ -54,7 +55,7 @@ def langevin_step_(
               + s\,\gamma_i^p \xi,\ lo,\ hi), \qquad \gamma_i = \min(1, b / |g_i|)
 
     Args:
-        x: states (B, ...), float32 or float64; B is the chain axis. Any strides.
+        x: states (B, ...), float32 or float64; B is the chain axis. Any strides without overlap.
         grad: grad U(x), the shape of ``x``; its dtype, or bfloat16 or float16.
         drift: a, the coefficient of the gradient with no hidden factor: a number > 0, or a 0-d or
             (B,) tensor. (Tensors are not looked into: that would wait for the device.)
@@ -110,7 +111,8 @@ def langevin_step(
 ) -> Tensor:
     """The step of `langevin_step_` as a function: a new tensor, ``x`` as it was.
 
-    Differentiable in ``x``, ``grad``, ``drift``, ``diffusion`` and ``max_grad_norm``, twice: the
+    Arguments and errors are those of `langevin_step_`. Differentiable in reverse mode, twice, in
+    ``x``, ``grad``, ``drift``, ``diffusion`` and ``max_grad_norm``: the
     backward pass is in closed form and makes the noise again from its position. At the clamp the
     derivative is that of ``torch.clamp``; at |g| = b it is that of the unclipped side.
     """
@@ -166,6 +168,8 @@ def _check(
     if type(reference_precision) is not float or not 0.0 <= reference_precision < _INFINITY:
         reference_precision = check_number("reference_precision", reference_precision, zero=True)
     low, high = check_clamp(clamp)
+    if x.dtype == torch.float32 and (low > _FLOAT32_MAX or high < -_FLOAT32_MAX):
+        raise ArgumentError(f"clamp={clamp!r}: it leaves no finite float32 value")
     chains = x.shape[0]
     position = None
     silent = not isinstance(diffusion, Tensor) and diffusion == 0
@@ -318,7 +322,7 @@ def check_coefficient(
         raise DtypeError(f"{name} is {value.dtype}: give a floating point tensor")
     if value.device != x.device and value.dim():
         raise DeviceError(f"{name} is on {value.device}, the state on {x.device}")
-    return value.to(x.device, x.dtype).expand(x.shape[:1]).contiguous()
+    return value.to(x.device, x.dtype).expand(x.shape[:1]).resolve_neg().contiguous()
 
 
 # ---- running it --------------------------------------------------------------------------------
@@ -331,13 +335,13 @@ def _run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, back
             stats.grad_norm.zero_()
             stats.gamma.fill_(1)
             stats.finite.fill_(True)
-    elif x.is_contiguous():
-        chosen.step_(x, grad.contiguous(), step, stats)
+    elif x.is_contiguous() and not x.is_neg():
+        chosen.step_(x, grad.resolve_neg().contiguous(), step, stats)
         if not x.is_inference():  # a raw write would hide itself from autograd
             torch.autograd.graph.increment_version(x)
     else:
-        y = x.contiguous()
-        chosen.step_(y, grad.contiguous(), step, stats)
+        y = x.resolve_neg().contiguous()
+        chosen.step_(y, grad.resolve_neg().contiguous(), step, stats)
         x.copy_(y)
 
 

@@ -288,7 +288,7 @@ CALLS: dict[str, tuple[Callable[[], Any], type[LangevinError], str]] = {
     "a schedule of NaN": (
         lambda: draw(rule=Langevin(lambda step: NAN)),
         StepSizeError,
-        "drift=nan",
+        "step_size=nan",
     ),
     "a detached energy": (
         lambda: draw(energy=lambda x: quadratic(x.detach())),

@@ -211,6 +211,8 @@ def test_wrong_settings_are_named(tmp_path: Path, changes: dict[str, object], me
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        train(tiny(tmp_path / "run", data="nonsense"))  # leaves nothing behind
     train(tiny(tmp_path / "run"))
     before = (tmp_path / "run" / "log.jsonl").read_text()
     with pytest.raises(ConfigError, match="holds a run already"):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader reports its absence
 from .._types import Position, StepSpec, StepStats
+from ..errors import DeviceError
 
 isas: tuple[str, ...] = _C.isas
 """Instruction sets compiled and supported here, best first."""
@@ -52,11 +53,13 @@ def _inside(value: Tensor, x: Tensor) -> bool:
     return -value.nbytes < value.data_ptr() - x.data_ptr() < x.nbytes
 
 
-def _scalar_and_pointer(value: float | Tensor, x: Tensor, keep: list[Tensor]) -> tuple[float, int]:
+def _scalar_and_pointer(
+    value: float | Tensor, written: list[Tensor], keep: list[Tensor]
+) -> tuple[float, int]:
     """A coefficient as one number, or the address of many, kept alive in ``keep``."""
     if not isinstance(value, Tensor):
         return value, 0
-    keep.append(value.clone() if _inside(value, x) else value)
+    keep.append(value.clone() if any(_inside(value, t) for t in written) else value)
     return 0.0, keep[-1].data_ptr()
 
 
@@ -68,7 +71,9 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
     if _inside(grad, x) and (grad.data_ptr() != x.data_ptr() or grad.dtype != x.dtype):
         grad = grad.clone()
     drift, diffusion, bound, per_coordinate, power, rho, low, high, position = step
-    keep: list[Tensor] = []
+    if not (x.data_ptr() and grad.data_ptr()):  # fake tensors, and torch's symbolic zeros
+        raise DeviceError("the state or its gradient has no memory: pass tensors with values")
+    written, keep = [x, *(stats or ())], list[Tensor]()
     rows = x.shape[0]
     _C.step(
         _isa,
@@ -77,9 +82,9 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
         grad.data_ptr(),
         rows,
         x.numel() // rows,
-        *_scalar_and_pointer(drift, x, keep),
-        *_scalar_and_pointer(diffusion, x, keep),
-        *_scalar_and_pointer(bound, x, keep),
+        *_scalar_and_pointer(drift, written, keep),
+        *_scalar_and_pointer(diffusion, written, keep),
+        *_scalar_and_pointer(bound, written, keep),
         rho,
         low,
         high,

@@ -69,8 +69,10 @@ def check_schedule(
         check_number(name, value, zero=zero, infinite=infinite)
 
 
-def at_step(value: Schedule, step: int) -> Coefficient:
+def at_step(name: str, value: Schedule, step: int, *, zero: bool = False) -> Coefficient:
     """The coefficient at a step, tensors in float64 so that what follows is rounded once."""
     if not isinstance(value, Tensor) and callable(value):
         value = value(step)
+        if not isinstance(value, Tensor) or value.device.type == "cpu":  # elsewhere it would wait
+            check_schedule(name, value, zero=zero)
     return value.to(torch.float64) if isinstance(value, Tensor) else float(value)

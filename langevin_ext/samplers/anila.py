@@ -78,9 +78,13 @@ class AniLA:
 
     def coefficients(self, step: int = 0) -> tuple[Coefficient, Coefficient]:
         """(drift, diffusion) at a step, before gamma: (h / 2, sqrt(h T))."""
-        noise_std = None if self.noise_std is None else at_step(self.noise_std, step)
+        noise_std = self.noise_std
+        if noise_std is not None:
+            noise_std = at_step("noise_std", noise_std, step, zero=True)
         return overdamped_coefficients(
-            at_step(self.step_size, step), at_step(self.temperature, step), noise_std
+            at_step("step_size", self.step_size, step),
+            at_step("temperature", self.temperature, step),
+            noise_std,
         )
 
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> LangevinState:

@@ -57,7 +57,7 @@ def save(
         manifest = {
             "format": FORMAT,
             "step": step,
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": _checksum(data, step, meta),
             "bytes": len(data),
             "meta": meta,
         }
@@ -68,9 +68,10 @@ def save(
             shutil.rmtree(target)
         partial.rename(target)
         _flush_directory(directory)
-        for old in everything(directory)[:-keep]:
-            shutil.rmtree(old)
-    except (OSError, TypeError, ValueError, SafetensorError) as error:
+        for old in everything(directory)[: -max(keep, 1)]:
+            if old != target:
+                shutil.rmtree(old)
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"checkpoint {target} could not be written: {error}") from error
     return target
@@ -91,8 +92,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise CheckpointError(
                 f"{path} is damaged: {len(data)} bytes of tensors, not {manifest['bytes']}"
             )
-        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            raise CheckpointError(f"{path} is damaged: its tensors do not match their checksum")
+        if _checksum(data, manifest["step"], manifest["meta"]) != manifest["sha256"]:
+            raise CheckpointError(f"{path} is damaged: its contents do not match their checksum")
         return load_tensors(data), dict(manifest["meta"])
     except CheckpointError:
         raise
@@ -100,6 +101,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path} is not a checkpoint: {type(error).__name__}: {error}"
         ) from error
+
+
+def _checksum(data: bytes, step: int, meta: dict[str, Any]) -> str:
+    rest = json.dumps([step, meta], sort_keys=True).encode()
+    return hashlib.sha256(data + rest).hexdigest()
 
 
 def everything(directory: Path) -> list[Path]:

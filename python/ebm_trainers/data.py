@@ -6,7 +6,7 @@ The named sets are inside wheels (scikit-learn, scikit-image), so nothing is dow
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,8 +45,8 @@ def load(name: str, image_size: int = 32) -> Images:
         return _digits()
     if name == "patches":
         return _split(name, _patches(32, stride=16))
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(name)
+    if name and path.is_dir():
         return _split(path.name, _folder(path, image_size))
     if path.suffix == ".npy" and path.is_file():
         return _split(path.stem, _array(path))
@@ -96,7 +96,7 @@ def _folder(path: Path, size: int) -> Tensor:
     for file in files:
         try:
             with Image.open(file) as opened:
-                image = opened.convert("RGB")
+                image = _as_rgb(opened)
         except (OSError, UnidentifiedImageError) as error:
             raise DataError(f"{file} cannot be read as an image: {error}") from error
         side = min(image.size)
@@ -106,15 +106,34 @@ def _folder(path: Path, size: int) -> Tensor:
     return _scaled(np.stack(images), str(path))
 
 
+def _as_rgb(opened: Any) -> Any:
+    """An image upright, in 8 bits, over white where it is transparent."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise OSError(f"mode {image.mode} has no known range; save it in 8 or 16 bits")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
 def _array(path: Path) -> Tensor:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path} is an archive: give one array")
     if array.ndim == 3:
         array = array[:, None]
-    if array.ndim != 4:
-        raise DataError(f"{path} has shape {array.shape}: give (N, C, H, W) or (N, H, W)")
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or not array.size:
+        raise DataError(
+            f"{path} has shape {array.shape}: give (N, C, H, W) with 1 or 3 channels, or (N, H, W)"
+        )
     return _scaled(array, str(path))
 
 

@@ -61,14 +61,11 @@ _Config = TypeVar("_Config")
 _NOT_RECORDED = "out", "resume", "progress"
 
 
-def prepare(config: _Config) -> _Config:
-    """Make a run's folder and its config.json; or, to resume, take up the settings saved there.
+def settle(config: _Config) -> _Config:
+    """The settings to run with: those given, or those of the run to resume. Writes nothing.
 
     Args:
         config: a dataclass with the fields ``out`` and ``resume``.
-
-    Returns:
-        The settings to run with.
 
     Raises:
         ConfigError: the folder holds another run, or no run to resume, or one with settings that
@@ -80,18 +77,13 @@ def prepare(config: _Config) -> _Config:
     if not given["resume"]:
         if file.exists():
             raise ConfigError(f"{out} holds a run already: give --resume, or another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        settings = {k: v for k, v in given.items() if k not in _NOT_RECORDED}
-        record = {"settings": settings, "environment": info.environment()}
-        file.write_text(json.dumps(record, indent=2) + "\n")
         return config
-
     try:
         record = json.loads(file.read_text())
         saved, environment = dict(record["settings"]), dict(record["environment"])
     except FileNotFoundError:
         raise ConfigError(f"{out} has no config.json: there is no run to resume") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is not a run's configuration: {error}") from error
     defaults = {f.name: f.default for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     unknown = set(saved) - set(defaults)
@@ -113,6 +105,26 @@ def prepare(config: _Config) -> _Config:
     return dataclasses.replace(config, **saved)  # type: ignore[type-var]
 
 
+def record(config: Any) -> None:
+    """Make a new run's folder and its config.json, once everything it names has been found.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    if config.resume:
+        return
+    given = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    settings = {k: v for k, v in given.items() if k not in _NOT_RECORDED}
+    text = json.dumps({"settings": settings, "environment": info.environment()}, indent=2)
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+        partial = config.out / ".config.json.partial"
+        partial.write_text(text + "\n")
+        partial.replace(config.out / "config.json")
+    except OSError as error:
+        raise ConfigError(f"--out {config.out}: {error}") from error
+
+
 def run(
     method: Method,
     out: Path,
@@ -132,7 +144,7 @@ def run(
     """
     start = 0
     log = out / "log.jsonl"
-    if resume:
+    if resume and checkpoint.everything(out / "checkpoints"):  # else it ended before the first
         tensors, meta = checkpoint.load(checkpoint.newest(out / "checkpoints"))
         method.restore(tensors, meta["method"])
         start = meta["iteration"]
@@ -153,14 +165,16 @@ def run(
             row = method.learn(t)
             done = t + 1
             if done % preview_every == 0 or done == iterations:
-                row |= method.preview(out)
+                with _pictures_are_no_reason_to_stop():
+                    row |= method.preview(out)
             if done % log_every == 0 or done == iterations:
                 seconds = round(time.perf_counter() - began, 3)
                 rows.append({"iteration": done, "seconds": seconds, **row})
                 file.write(json.dumps(rows[-1]) + "\n")
                 file.flush()
             if done % preview_every == 0 or done == iterations:
-                plots.save_curves(rows, out / "curves.png", method.curves)
+                with _pictures_are_no_reason_to_stop():
+                    plots.save_curves(rows, out / "curves.png", method.curves)
             shown |= {k: row[k] for k in method.curves if k in row}
             bar.set_postfix({k: f"{v:.3g}" for k, v in shown.items()}, refresh=False)
             bar.update()
@@ -177,11 +191,19 @@ def _rows_before(log: Path, iteration: int) -> list[dict[str, Any]]:
         for line in log.read_text().splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+                if row["iteration"] <= iteration:
+                    rows.append(row)
+            except (ValueError, TypeError, KeyError):
                 break
-            if row["iteration"] <= iteration:
-                rows.append(row)
     return rows
+
+
+@contextmanager
+def _pictures_are_no_reason_to_stop() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        tqdm.write(f"a picture could not be written, training goes on: {error}")
 
 
 @contextmanager

@@ -81,17 +81,25 @@ class Judge:
         )
 
 
+MAX_FITTED = 4096  # dimensions up to which a full covariance is fitted (128 MiB of it)
+
+
 def baselines(train: Tensor, count: int, seed: int = 0) -> dict[str, Tensor]:
-    """Samples of two models anybody can fit: what an energy-based model has to beat."""
+    """Samples of models anybody can fit: what an energy-based model has to beat.
+
+    Args:
+        train: (N, C, H, W); above `MAX_FITTED` dimensions the Gaussian is left out.
+        count: how many samples of each.
+    """
     from sklearn.mixture import GaussianMixture
 
     flat = train.flatten(1).double().numpy()
-    gaussian = np.random.default_rng(seed).multivariate_normal(
-        flat.mean(0), np.cov(flat.T), count, method="eigh"
-    )
-    mixture = GaussianMixture(30, covariance_type="diag", random_state=seed, reg_covar=1e-4)
-    drawn = {
-        "fitted Gaussian": gaussian,
-        "30 diagonal Gaussians": mixture.fit(flat).sample(count)[0],
-    }
+    drawn = {}
+    if flat.shape[1] <= MAX_FITTED:
+        drawn["fitted Gaussian"] = np.random.default_rng(seed).multivariate_normal(
+            flat.mean(0), np.cov(flat.T), count, method="eigh"
+        )
+    parts = min(30, len(flat) // 2)
+    mixture = GaussianMixture(parts, covariance_type="diag", random_state=seed, reg_covar=1e-4)
+    drawn[f"{parts} diagonal Gaussians"] = mixture.fit(flat).sample(count)[0]
     return {k: torch.from_numpy(v).float().view(-1, *train.shape[1:]) for k, v in drawn.items()}
