@@ -4,7 +4,7 @@ r"""The contenders: ways to write one AniLA step of given states and gradients.
 
 Each is built from states and gradients (B, ...) and returns a function that takes the next step.
 The gradient is a fixed tensor, so the update is all that is timed. b is sqrt(D): about half of the
-chains are clipped. `LAWS` holds what each must compute; test_step.py checks it before the timing.
+chains are clipped. `Contender.law` is what each must compute; test_step.py checks it before timing.
 """
 
 from __future__ import annotations

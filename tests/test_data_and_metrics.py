@@ -52,6 +52,29 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert {round(v, 4) for v in everything.flatten().tolist()} == {-1.0, round(200 / 127.5 - 1, 4)}
 
 
+@pytest.mark.parametrize("kind", ["16 bits", "transparent", "rotated"])
+def test_unusual_images_look_as_a_viewer_shows_them(tmp_path: Path, kind: str) -> None:
+    from PIL import Image
+
+    half = np.zeros((20, 20), np.uint8)
+    half[:10] = 200
+    for i in range(10):
+        if kind == "16 bits":
+            Image.fromarray(half.astype(np.uint16) * 257).save(tmp_path / f"{i}.png")
+        elif kind == "transparent":
+            rgba = np.dstack([half, half, half, np.full_like(half, 255)])
+            rgba[10:] = 0, 0, 0, 0  # nothing over white
+            Image.fromarray(rgba).save(tmp_path / f"{i}.png")
+        else:
+            exif = Image.Exif()
+            exif[0x0112] = 3  # stored upside down
+            Image.fromarray(half[::-1].copy()).save(tmp_path / f"{i}.png", exif=exif)
+    image = data.load(str(tmp_path), image_size=20).train[0]
+    assert image[:, 5, 5].tolist() == pytest.approx([200 / 127.5 - 1] * 3)
+    below = 1.0 if kind == "transparent" else -1.0
+    assert image[:, 15, 5].tolist() == [below] * 3
+
+
 def test_arrays_are_checked(tmp_path: Path) -> None:
     file = tmp_path / "x.npy"
     np.save(file, np.full((20, 9, 9), 255, np.uint8))
@@ -63,6 +86,8 @@ def test_arrays_are_checked(tmp_path: Path) -> None:
         (np.zeros((20, 9, 9), np.int64), "int64"),
         (np.zeros((5, 9, 9)), "too few"),
         (np.array([object()]), "cannot be read"),
+        (np.zeros((20, 2, 9, 9)), "1 or 3 channels"),
+        (np.zeros((0, 9, 9)), "shape"),
     ]:
         np.save(file, array)
         with pytest.raises(DataError, match=message):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -632,3 +634,66 @@ def test_a_trajectory_that_cannot_fit_is_refused_before_the_first_step() -> None
     with pytest.raises(MemoryError, match=r"\(1000000000000, 4, 3\).*44703.5 GiB.*keep_every"):
         sample(energy, normals(4, 3), RULE, 10**12, seed=noise, keep_every=1)
     assert (energy.calls, noise.step) == (0, 0)
+
+
+def test_threads_that_share_a_module_leave_it_as_it_was() -> None:
+    """The first to finish must not wake dropout in the chains of the other."""
+    net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1)).train()
+    modes: list[bool] = []
+    net.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    alone = sample(net, normals(4, 3), RULE, 60, seed=1).x
+    results: dict[int, Tensor] = {}
+
+    def draw(steps: int) -> None:
+        results[steps] = sample(net, normals(4, 3), RULE, steps, seed=1).x
+
+    threads = [threading.Thread(target=draw, args=(n,)) for n in (5, 20, 60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not any(modes)
+    assert_same_bits(results[60], alone)
+    assert all(module.training for module in net.modules())
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_an_energy_that_is_a_view_of_the_state_is_copied() -> None:
+    x0 = normals(4, 3)
+    got = sample(lambda x: x[:, 0], x0, RULE, 1, seed=0)
+    assert_same_bits(got.stats.energy, x0[:, 0])
+
+
+@pytest.mark.parametrize("cut", [2, 5, 9])
+def test_a_run_with_restarts_continues_exactly(cut: int) -> None:
+    """The chain goes back to its first state, not to the one it was continued from."""
+
+    def cliff(x: Tensor) -> Tensor:  # beyond 2.5 there is nothing
+        return torch.where(x[:, 0] > 2.5, torch.nan, -2 * x[:, 0] + x[:, 1:].square().sum(1))
+
+    rule, x0 = Langevin(0.5), normals(6, 3)
+    whole = sample(cliff, x0, rule, 12, seed=1, on_nonfinite="reinit")
+    assert whole.stats.restarts.sum() > 3
+    part = sample(cliff, x0, rule, cut, seed=1, on_nonfinite="reinit")
+    rest = sample(cliff, part.state, rule, 12 - cut, on_nonfinite="reinit")
+    assert_same_bits(rest.x, whole.x)
+    assert torch.equal(rest.stats.restarts, whole.stats.restarts)
+
+
+def test_a_frozen_chain_stays_frozen_when_continued() -> None:
+    def wall(x: Tensor) -> Tensor:
+        return torch.where(x[:, 0] > 1, torch.nan, -x[:, 0])
+
+    part = sample(wall, torch.zeros(8, 2), Langevin(0.5), 3, seed=1, on_nonfinite="freeze")
+    frozen = part.state.frozen
+    assert 0 < frozen.sum() < 8
+    rest = sample(quadratic, part.state, Langevin(0.5), 5)
+    assert_same_bits(rest.x[frozen], part.x[frozen])
+    assert (rest.x[~frozen] != part.x[~frozen]).all()
+
+
+def test_errors_travel_between_processes() -> None:
+    error = NonFiniteError("gone", step=3, chains=[1, 2])
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.step, again.chains) == ("gone", 3, [1, 2])
+    assert str(pickle.loads(pickle.dumps(SamplingInterrupted("after 3")))) == "after 3"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,24 @@ def test_ctrl_c_from_a_terminal_saves_and_says_how_to_go_on(tmp_path: Path) -> N
     step = int(checkpoint.newest(out / "checkpoints").name[5:])
     assert step >= 10
     assert "Traceback" not in said
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    train(tiny(tmp_path / "whole"))
+    train(tiny(tmp_path / "killed"))
+    for name in ("checkpoints", "samples.npy", "report.json"):
+        path = tmp_path / "killed" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    train(ShortRunConfig(out=tmp_path / "killed", resume=True, progress=False))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_dozen_images_are_enough_to_run(tmp_path: Path) -> None:
+    """The models it is compared with must not fail where it does not."""
+    np.save(tmp_path / "few.npy", np.random.RandomState(0).rand(15, 1, 8, 8) * 2 - 1)
+    report = train(tiny(tmp_path / "run", data=str(tmp_path / "few.npy"), batch=8))
+    assert "6 diagonal Gaussians" in report
+    assert report["this model"].confident is None
 
 
 def test_a_torn_log_line_is_dropped_on_resume(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import Tensor
 
 from langevin_ext import Noise, StepStats, langevin_step, langevin_step_, philox
-from langevin_ext.errors import LangevinError
+from langevin_ext.errors import DeviceError, LangevinError
 
 from .conftest import ISAS, NO_NATIVE, assert_same_bits, bits, native, normals, places
 
@@ -670,3 +670,44 @@ def test_random_bad_arguments_are_refused(case: tuple[dict[str, Any], str]) -> N
 @given(refusals())
 def test_ten_thousand_random_bad_arguments_are_refused(case: tuple[dict[str, Any], str]) -> None:
     check_refusal(case)
+
+
+def test_negated_views_have_their_sign(backend: str) -> None:
+    """torch keeps the imaginary part of a conjugate as a view with its sign left to do."""
+    z = torch.complex(normals(5, 3), normals(5, 3, seed=1)).conj().imag
+    assert z.is_neg()
+    neg = torch._neg_view(normals(5, 3))
+    plain = {"drift": 0.5, "diffusion": 0.1, "backend": backend}
+    for grad in (z, neg):
+        got = langevin_step(torch.zeros(5, 3), grad, noise=Noise(1), **plain)
+        want = langevin_step(torch.zeros(5, 3), grad.clone().resolve_neg(), noise=Noise(1), **plain)
+        assert_same_bits(got, want)
+    state = torch._neg_view(normals(5, 3))
+    langevin_step_(state, normals(5, 3, seed=2), noise=Noise(1), **plain)
+    want = langevin_step(-normals(5, 3), normals(5, 3, seed=2), noise=Noise(1), **plain)
+    assert_same_bits(state.resolve_neg(), want)
+
+
+def test_tensors_without_memory_are_refused() -> None:
+    x = torch.ones(2, 3)
+    if native is None:
+        pytest.skip(f"no null pointer to hand on: {NO_NATIVE}")
+    with pytest.raises(DeviceError, match="no memory"):
+        langevin_step_(x, torch._efficientzerotensor(2, 3), drift=0.1, diffusion=1, noise=Noise(1))
+
+
+def test_statistics_may_be_the_bound_of_the_same_step(backend: str) -> None:
+    """b read from what the step will write is that of before the step, in long rows too."""
+    x, grad = normals(3, 20_000), normals(3, 20_000, seed=1)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        stats = StepStats.empty(3)
+        stats.grad_norm.fill_(50.0)
+        got = langevin_step(
+            x, grad, drift=0.1, diffusion=0.1, noise=Noise(1),
+            max_grad_norm=stats.grad_norm, stats=stats, backend=backend,
+        )  # fmt: skip
+        want = langevin_step(
+            x, grad, drift=0.1, diffusion=0.1, noise=Noise(1), max_grad_norm=50.0, backend=backend
+        )
+        assert_same_bits(got, want)
