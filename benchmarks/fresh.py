@@ -11,6 +11,7 @@ import sys
 from time import perf_counter
 
 import torch
+
 import updates
 
 
