@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import backends
 from ._types import Clamp, Coefficient, Per, StepSpec, StepStats
@@ -144,6 +145,14 @@ def _refuse_grad(*values: Coefficient | None) -> None:
             )
 
 
+def _refuse_tangents(*values: Coefficient | None) -> None:
+    for value in values:
+        if not isinstance(value, Tensor):
+            continue
+        if forward_ad.unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
+            raise GradientError("a step has no forward-mode derivative: differentiate in reverse")
+
+
 def _check(
     x: Tensor,
     grad: Tensor,
@@ -159,6 +168,8 @@ def _check(
 ) -> StepSpec:
     check_state(x)
     check_gradient(x, grad)
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(x, grad, drift, diffusion, max_grad_norm)
     if stats is not None:
         _check_stats(x, stats)
     if per not in ("sample", "coordinate"):
@@ -329,6 +340,8 @@ def check_coefficient(
 
 
 def _run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, backend: str) -> None:
+    if not isinstance(backend, str):
+        raise ArgumentError(f"backend={backend!r}: give 'auto' or one of {backends.FASTEST_FIRST}")
     chosen = backends.resolve(backend, "cpu" if x.is_cpu else x.device.type)
     if x.numel() == 0:
         if stats is not None:

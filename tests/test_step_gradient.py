@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from langevin_ext import Noise, langevin_step, langevin_step_
 from langevin_ext.errors import GradientError
@@ -160,3 +161,12 @@ def test_an_in_place_step_refuses_what_needs_a_gradient(argument: str) -> None:
         langevin_step_(**values, noise=noise)
     want = langevin_step(**(values | {"x": before}), noise=Noise(1)).detach()
     assert_same_bits(values["x"], want)
+
+
+# torch's own decompositions for duals are written in the TorchScript it deprecates.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("step", [langevin_step, langevin_step_])
+def test_a_tangent_is_refused_and_not_dropped(step: Any) -> None:
+    x, grad = normals(2, 3), normals(2, 3, seed=1)
+    with forward_ad.dual_level(), pytest.raises(GradientError, match="forward-mode"):
+        step(x, forward_ad.make_dual(grad, x), drift=0.1, diffusion=1.0, noise=Noise(1))
