@@ -129,7 +129,7 @@ class BuildNative(build_ext):
         wanted = os.environ.get("LANGEVIN_BUILD", "auto").strip().lower()
         if wanted not in ("auto", "cpu", "none"):
             raise SystemExit(f"LANGEVIN_BUILD={wanted!r}: give one of auto, cpu, none")
-        package = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
+        package = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
         package = package / "langevin_ext"
         package.mkdir(parents=True, exist_ok=True)
         library = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
