@@ -35,9 +35,9 @@ class Purpose(IntEnum):
     DATA_ORDER = 7
 
 
-def _integer(name: str, value: object, limit: int, meaning: str) -> int:
+def _integer(name: str, value: Any, limit: int, meaning: str) -> int:
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):

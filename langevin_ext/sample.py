@@ -133,9 +133,9 @@ def sample(
         return samples()
 
 
-def _count(name: str, value: object, least: int) -> int:
+def _count(name: str, value: Any, least: int) -> int:
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value)
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or number < least:

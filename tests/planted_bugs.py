@@ -190,8 +190,8 @@ BUGS = (
     Bug(
         "the noise has sqrt(2 h) for sqrt(h)",
         "langevin_ext/samplers/langevin.py",
-        "variance = h * temperature",
-        "variance = 2 * h * temperature",
+        "variance = h * at_step(",
+        "variance = 2 * h * at_step(",
         "tests/test_samplers.py::test_ula_on_gaussians_has_its_exact_law",
     ),
     Bug(

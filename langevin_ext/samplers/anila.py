@@ -23,10 +23,11 @@ from .._types import Clamp, Coefficient, Per
 from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise
-from ..step import as_number, check_clamp, check_number
-from ._rule import Schedule, at_step, check_schedule
+from ..step import as_number
+from ._rule import Schedule, check_schedule
 from .langevin import (
     LangevinState,
+    check_overdamped,
     overdamped_coefficients,
     overdamped_init,
     overdamped_step,
@@ -65,12 +66,9 @@ class AniLA:
                 "threshold is a function: it is constant during a call; adapt it between calls"
             )
         check_schedule("threshold", self.threshold, infinite=True)
-        check_schedule("step_size", self.step_size)
-        check_schedule("temperature", self.temperature)
-        if self.noise_std is not None:
-            check_schedule("noise_std", self.noise_std, zero=True)
-        check_clamp(self.clamp)
-        check_number("reference_precision", self.reference_precision, zero=True)
+        check_overdamped(
+            self.step_size, self.temperature, self.noise_std, self.clamp, self.reference_precision
+        )
         if self.per not in ("sample", "coordinate"):
             raise ArgumentError(f"per={self.per!r}: give 'sample' or 'coordinate'")
         if as_number(self.noise_power) not in (0.0, 0.5, 1.0):
@@ -78,14 +76,7 @@ class AniLA:
 
     def coefficients(self, step: int = 0) -> tuple[Coefficient, Coefficient]:
         """(drift, diffusion) at a step, before gamma: (h / 2, sqrt(h T))."""
-        noise_std = self.noise_std
-        if noise_std is not None:
-            noise_std = at_step("noise_std", noise_std, step, zero=True)
-        return overdamped_coefficients(
-            at_step("step_size", self.step_size, step),
-            at_step("temperature", self.temperature, step),
-            noise_std,
-        )
+        return overdamped_coefficients(self.step_size, self.temperature, self.noise_std, step)
 
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> LangevinState:
         """Fresh chains at x (B, ...)."""

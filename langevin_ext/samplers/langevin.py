@@ -58,13 +58,30 @@ def overdamped_step(
     return LangevinState(state.x, value, state.stats, state.step + 1)
 
 
-def overdamped_coefficients(
-    h: Coefficient, temperature: Coefficient, noise_std: Coefficient | None
-) -> tuple[Coefficient, Coefficient]:
-    """(drift, diffusion) = (h / 2, sqrt(h T)), or (h / 2, noise_std)."""
+def check_overdamped(
+    step_size: Schedule,
+    temperature: Schedule,
+    noise_std: Schedule | None,
+    clamp: Clamp | None,
+    reference_precision: float,
+) -> None:
+    """Check what the overdamped rules share."""
+    check_schedule("step_size", step_size)
+    check_schedule("temperature", temperature)
     if noise_std is not None:
-        return h / 2, noise_std
-    variance = h * temperature
+        check_schedule("noise_std", noise_std, zero=True)
+    check_clamp(clamp)
+    check_number("reference_precision", reference_precision, zero=True)
+
+
+def overdamped_coefficients(
+    step_size: Schedule, temperature: Schedule, noise_std: Schedule | None, step: int
+) -> tuple[Coefficient, Coefficient]:
+    """(drift, diffusion) at a step: (h / 2, sqrt(h T)), or (h / 2, noise_std)."""
+    h = at_step("step_size", step_size, step)
+    if noise_std is not None:
+        return h / 2, at_step("noise_std", noise_std, step, zero=True)
+    variance = h * at_step("temperature", temperature, step)
     return h / 2, variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
 
 
@@ -91,12 +108,9 @@ class Langevin:
     reference_precision: float = 0.0
 
     def __post_init__(self) -> None:
-        check_schedule("step_size", self.step_size)
-        check_schedule("temperature", self.temperature)
-        if self.noise_std is not None:
-            check_schedule("noise_std", self.noise_std, zero=True)
-        check_clamp(self.clamp)
-        check_number("reference_precision", self.reference_precision, zero=True)
+        check_overdamped(
+            self.step_size, self.temperature, self.noise_std, self.clamp, self.reference_precision
+        )
 
     @classmethod
     def from_eta(cls, eta: float, **options: Any) -> Langevin:
@@ -116,14 +130,7 @@ class Langevin:
 
     def coefficients(self, step: int = 0) -> tuple[Coefficient, Coefficient]:
         """(drift, diffusion) at a step: of grad U and of the noise, with nothing hidden."""
-        noise_std = self.noise_std
-        if noise_std is not None:
-            noise_std = at_step("noise_std", noise_std, step, zero=True)
-        return overdamped_coefficients(
-            at_step("step_size", self.step_size, step),
-            at_step("temperature", self.temperature, step),
-            noise_std,
-        )
+        return overdamped_coefficients(self.step_size, self.temperature, self.noise_std, step)
 
     def implied_temperature(self, step: int = 0) -> Coefficient:
         """T = diffusion^2 / (2 drift): the law sampled is exp(-U / T), up to the step's bias."""
