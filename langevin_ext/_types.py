@@ -25,6 +25,17 @@ class Position(NamedTuple):
     step: int
     stream: int
     first_chain: int
+    origin: Tensor | None = None
+    """int64 ``[seed, step]`` on a device: the seed is then there, and ``step`` counts from it."""
+    approximate: bool = False
+    """A GPU may use its own logarithm, sine and cosine; otherwise the bits are the reference's."""
+
+    def on_host(self) -> Position:
+        """The same place without an origin; waits for the device that holds it."""
+        if self.origin is None:
+            return self
+        seed, step = self.origin.tolist()
+        return self._replace(seed=seed % 2**64, step=step + self.step, origin=None)
 
 
 class StepSpec(NamedTuple):

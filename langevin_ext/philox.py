@@ -59,6 +59,7 @@ def philox4x32(counter: Tensor, key: Tensor) -> Tensor:
 
 def words(position: Position, rows: int, cols: int, device: torch.device) -> Tensor:
     """The four words behind every four coordinates: (rows, ceil(cols / 4), 4) int64."""
+    position = position.on_host()
     groups = (cols + 3) // 4
     counter = torch.empty(rows, groups, 4, dtype=torch.int64, device=device)
     counter[..., 0] = torch.arange(groups, device=device)

@@ -341,7 +341,7 @@ def check_coefficient(
 
 def _run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, backend: str) -> None:
     if not isinstance(backend, str):
-        raise ArgumentError(f"backend={backend!r}: give 'auto' or one of {backends.FASTEST_FIRST}")
+        raise ArgumentError(f"backend={backend!r}: give 'auto' or one of {backends.NAMES}")
     chosen = backends.resolve(backend, "cpu" if x.is_cpu else x.device.type)
     if x.numel() == 0:
         if stats is not None:

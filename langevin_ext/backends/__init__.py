@@ -20,7 +20,8 @@ from torch import Tensor
 from .._types import Position, StepSpec, StepStats
 from ..errors import ArgumentError, BackendError, FallbackWarning
 
-FASTEST_FIRST = "native", "reference"
+NAMES = "triton", "native", "reference"
+_FASTEST = {"cuda": "triton", "cpu": "native"}
 
 
 class Backend(Protocol):
@@ -36,7 +37,7 @@ def _load(name: str) -> Backend | str:
     try:
         return importlib.import_module(f".{name}", __name__)
     except ImportError as error:
-        return f"{error}; {build_report()}"
+        return f"{error}; {build_report() if name == 'native' else 'pip install triton'}"
 
 
 def build_record() -> dict[str, Any]:
@@ -66,22 +67,23 @@ def resolve(name: str, device_type: str) -> Backend:
     """The backend for a name and a device type.
 
     Raises:
-        ArgumentError: the name is not ``"auto"`` or one of `FASTEST_FIRST`.
+        ArgumentError: the name is not ``"auto"`` or one of `NAMES`.
         BackendError: an explicit name that cannot work here; the message says what is missing.
     """
     device = torch.device(device_type)
     if name == "auto":
-        reasons = {n: why_not(n, device) for n in FASTEST_FIRST}
-        name = next(n for n, reason in reasons.items() if reason is None)
+        fastest = _FASTEST.get(device_type)
+        reason = f"{fastest}: {why_not(fastest, device)}" if fastest else "no kernels for it"
+        name = fastest if fastest and why_not(fastest, device) is None else "reference"
         if name == "reference":
             warnings.warn(
-                f"langevin_ext runs its plain torch reference on {device_type}, which is slow: "
-                + "; ".join(f"{n}: {why}" for n, why in reasons.items() if why),
+                f"langevin_ext runs its plain torch reference on {device_type}, which is slow:"
+                f" {reason}",
                 FallbackWarning,
                 stacklevel=4,
             )
-    elif name not in FASTEST_FIRST:
-        raise ArgumentError(f"backend={name!r}: give 'auto' or one of {FASTEST_FIRST}")
+    elif name not in NAMES:
+        raise ArgumentError(f"backend={name!r}: give 'auto' or one of {NAMES}")
     elif reason := why_not(name, device):
         raise BackendError(f"backend {name!r} cannot be used on {device_type}: {reason}")
     backend = _load(name)
@@ -91,4 +93,4 @@ def resolve(name: str, device_type: str) -> Backend:
 
 def available(device: torch.device | str = "cpu") -> dict[str, str | None]:
     """Every backend, and why it cannot be used on ``device`` (None: it can)."""
-    return {name: why_not(name, torch.device(device)) for name in FASTEST_FIRST}
+    return {name: why_not(name, torch.device(device)) for name in NAMES}

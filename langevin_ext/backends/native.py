@@ -91,7 +91,7 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
         int(2 * power),
         per_coordinate,
         position is not None,
-        *(position or _NOWHERE),
+        *(position.on_host() if position else _NOWHERE)[:4],
         *((0, 0, 0) if stats is None else [s.data_ptr() for s in stats]),
         torch.get_num_threads(),
     )
@@ -99,9 +99,9 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
 
 def normal_(out: Tensor, position: Position) -> None:
     """Fill ``out`` (B, D) float32 with the standard normals at ``position``."""
-    _C.normal(_isa, out.data_ptr(), *out.shape, *position, torch.get_num_threads())
+    _C.normal(_isa, out.data_ptr(), *out.shape, *position.on_host()[:4], torch.get_num_threads())
 
 
 def uniform_(out: Tensor, position: Position) -> None:
     """Fill ``out`` (B, D) float32 with the uniform numbers in (0, 1] at ``position``."""
-    _C.uniform(_isa, out.data_ptr(), *out.shape, *position, torch.get_num_threads())
+    _C.uniform(_isa, out.data_ptr(), *out.shape, *position.on_host()[:4], torch.get_num_threads())
