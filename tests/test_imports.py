@@ -19,7 +19,8 @@ PACKAGE = Path(langevin_ext.__file__).parent
 LAYERS = (
     {"errors", "_types"},
     {"philox"},
-    {"backends", "backends.native", "backends.reference"},
+    {"backends", "backends.native", "backends.reference"}
+    | {"backends.triton", "backends.triton.kernels", "backends.triton.noise"},
     {"noise"},
     {"step", "gradient"},
     {"samplers", "samplers._rule", "samplers.langevin", "samplers.anila"},
@@ -85,8 +86,10 @@ def test_imports_run_one_way(module: str) -> None:
 
 def test_backends_know_neither_one_another_nor_what_is_above() -> None:
     allowed = set().union(*LAYERS[:2])
-    for module in ("backends.native", "backends.reference"):
-        assert imports(module) <= allowed | ({"_C"} if module == "backends.native" else set())
+    parts = {"backends.triton.kernels", "backends.triton.noise"}
+    own = {"backends.native": {"_C"}, "backends.triton": parts, "backends.triton.kernels": parts}
+    for module in LAYERS[2] - {"backends"}:
+        assert imports(module) <= allowed | own.get(module, set()), module
     assert imports("backends") <= allowed
 
 
