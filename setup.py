@@ -64,6 +64,7 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
     plan = {
         "bindings": ("bindings.cpp", openmp + includes),
+        "plain_step": ("plain_step.cpp", includes),
         "step": ("step.cpp", openmp),
     }
     x86 = platform.machine().lower() in ("x86_64", "amd64")

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "philox.h"
+#include "plain_step.h"
 #include "step.h"
 
 namespace py = pybind11;
@@ -13,20 +14,22 @@ using namespace langevin;
 
 namespace {
 
-const StepKernels& kernels(const std::string& isa) {
-  const StepKernels* k = isa.empty() ? *kernels_begin() : kernels_named(isa.c_str());
-  if (!k) throw std::invalid_argument("no kernels for '" + isa + "' on this processor");
-  return *k;
+const StepKernels* current = *kernels_begin();
+
+void use_isa(const std::string& name) {
+  const StepKernels* k = kernels_named(name.c_str());
+  if (!k) throw std::invalid_argument("no kernels for '" + name + "' in this build and processor");
+  current = k;
 }
 
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
-void step(const std::string& isa, int types, uintptr_t x, uintptr_t grad, int64_t rows,
-          int64_t cols, double drift, uintptr_t drifts, double diffusion, uintptr_t diffusions,
-          double bound, uintptr_t bounds, double reference_precision, double low, double high,
-          int twice_noise_power, bool per_coordinate, bool noisy, uint64_t seed, uint64_t at,
-          uint32_t stream, uint64_t first_chain, uintptr_t grad_norm, uintptr_t gamma,
-          uintptr_t finite, int threads) {
+void step(int types, uintptr_t x, uintptr_t grad, int64_t rows, int64_t cols, double drift,
+          uintptr_t drifts, double diffusion, uintptr_t diffusions, double bound, uintptr_t bounds,
+          double reference_precision, double low, double high, int twice_noise_power,
+          bool per_coordinate, bool noisy, uint64_t seed, uint64_t at, uint32_t stream,
+          uint64_t first_chain, uintptr_t grad_norm, uintptr_t gamma, uintptr_t finite,
+          int threads) {
   const Step s{pointer(x),
                pointer(grad),
                rows,
@@ -44,15 +47,15 @@ void step(const std::string& isa, int types, uintptr_t x, uintptr_t grad, int64_
                pointer(grad_norm),
                pointer(gamma),
                static_cast<bool*>(pointer(finite))};
-  const StepKernels& k = kernels(isa);
+  const StepKernels& k = *current;
   py::gil_scoped_release release;
   run_step(k, static_cast<DTypes>(types), s, threads);
 }
 
 template <void (*Run)(const StepKernels&, float*, int64_t, int64_t, const Position&, int)>
-void fill(const std::string& isa, uintptr_t out, int64_t rows, int64_t cols, uint64_t seed,
-          uint64_t at, uint32_t stream, uint64_t first_chain, int threads) {
-  const StepKernels& k = kernels(isa);
+void fill(uintptr_t out, int64_t rows, int64_t cols, uint64_t seed, uint64_t at, uint32_t stream,
+          uint64_t first_chain, int threads) {
+  const StepKernels& k = *current;
   py::gil_scoped_release release;
   Run(k, static_cast<float*>(pointer(out)), rows, cols, {seed, at, stream, first_chain}, threads);
 }
@@ -70,6 +73,19 @@ PYBIND11_MODULE(_C, m) {
   m.attr("openmp") = false;
 #endif
   m.attr("compiler") = __VERSION__;
+  m.def("isa", [] { return current->name; });
+  m.def("use_isa", &use_isa);
+  static const PlainStep plain(py::module_::import("torch"));
+  if (plain.works())
+    m.def("plain_step",
+          [](py::handle x, py::handle grad, py::handle drift, py::handle diffusion,
+             py::handle noise, py::handle max_grad_norm, py::handle per, py::handle noise_power,
+             py::handle reference_precision, py::handle clamp, py::handle stats) {
+            return plain(*current, x, grad, drift, diffusion, noise, max_grad_norm, per,
+                         noise_power, reference_precision, clamp, stats);
+          });
+  else
+    m.attr("plain_step") = py::none();
   m.def("step", &step);
   m.def("normal", &fill<run_normal>);
   m.def("uniform", &fill<run_uniform>);
@@ -78,8 +94,8 @@ PYBIND11_MODULE(_C, m) {
     return py::make_tuple(static_cast<uint32_t>(w.w0), static_cast<uint32_t>(w.w1),
                           static_cast<uint32_t>(w.w2), static_cast<uint32_t>(w.w3));
   });
-  m.def("normals_in_registers", [](const std::string& isa, int64_t count) {
-    const StepKernels& k = kernels(isa);
+  m.def("normals_in_registers", [](int64_t count) {
+    const StepKernels& k = *current;
     py::gil_scoped_release release;
     return k.normals_in_registers(count);
   });

@@ -54,6 +54,43 @@ class StepSpec(NamedTuple):
     """Where the noise comes from; None if there is none."""
 
 
+class StepCall(NamedTuple):
+    """What the operators of the step take after the state, unchecked, in this order.
+
+    A coefficient is the number, or the tensor after it if there is one; ``position`` and
+    ``offset`` are the origin and step of a `Position`.
+    """
+
+    grad: Tensor
+    position: Tensor | None
+    offset: int
+    stream: int
+    first_chain: int
+    approximate: bool
+    drift: float
+    drift_tensor: Tensor | None
+    diffusion: float
+    diffusion_tensor: Tensor | None
+    max_grad_norm: float
+    max_grad_norm_tensor: Tensor | None
+    per_coordinate: bool
+    noise_power: float
+    reference_precision: float
+    low: float
+    high: float
+    backend: str
+
+    @property
+    def coefficients(self) -> tuple[Coefficient, Coefficient, Coefficient]:
+        """drift, diffusion and max_grad_norm."""
+        a, s, b = self.drift_tensor, self.diffusion_tensor, self.max_grad_norm_tensor
+        return (
+            self.drift if a is None else a,
+            self.diffusion if s is None else s,
+            self.max_grad_norm if b is None else b,
+        )
+
+
 class StepStats(NamedTuple):
     """What one step records of each chain, in the same pass over memory; (B,) each."""
 

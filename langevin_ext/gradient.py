@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from ._types import Energy
 from .errors import ArgumentError, EnergyError, GradientError
 
+_INDEPENDENT = (
+    "the energy does not depend on its input through autograd: it was detached,"
+    " computed under no_grad, or does not use x"
+)
+
 
 class EnergyGradient:
     """x -> (U(x), grad U(x)) for an energy, (B,) and the shape of x, both detached.
@@ -45,32 +50,42 @@ class EnergyGradient:
         self.channels_last = channels_last
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.is_inference_mode_enabled():
+        if torch.compiler.is_compiling():  # which can follow torch.func.grad, not autograd.grad
+            grad, value = torch.func.grad(self._total, has_aux=True)(self._point(x))
+        elif torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self(x)
-        with torch.enable_grad():
-            point = x.detach()
-            last = self.channels_last
-            if prefers_channels_last(self.energy, x) if last is None else last:
-                point = point.contiguous(memory_format=torch.channels_last)
-            point.requires_grad_()
-            if self.autocast is None:
+        else:
+            with torch.enable_grad():
+                point = self._point(x).requires_grad_()
+                total, value = self._total(point)
+                try:
+                    (grad,) = torch.autograd.grad(total, point)
+                except RuntimeError as error:
+                    if "appears to not have been used" not in str(error):
+                        raise
+                    raise GradientError(_INDEPENDENT) from error
+        # A copy: an energy may return a view of its input, which is about to change.
+        return value.detach().view(x.shape[0]).to(x.dtype, copy=True), grad
+
+    def _point(self, x: Tensor) -> Tensor:
+        """Where to take the gradient: x, in the energy's memory format."""
+        last = self.channels_last
+        if prefers_channels_last(self.energy, x) if last is None else last:
+            return x.detach().contiguous(memory_format=torch.channels_last)
+        return x.detach()
+
+    def _total(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the energies, and the energies."""
+        if self.autocast is None:
+            value = self.energy(point)
+        else:
+            with torch.autocast(point.device.type, self.autocast):
                 value = self.energy(point)
-            else:
-                with torch.autocast(x.device.type, self.autocast):
-                    value = self.energy(point)
-            _check_one_per_chain(value, x)
-            try:
-                (grad,) = torch.autograd.grad(value.sum(), point)
-            except RuntimeError as error:
-                if value.requires_grad and "appears to not have been used" not in str(error):
-                    raise
-                raise GradientError(
-                    "the energy does not depend on its input through autograd: it was detached,"
-                    " computed under no_grad, or does not use x"
-                ) from error
-            # A copy: an energy may return a view of its input, which is about to change.
-            return value.detach().view(x.shape[0]).to(x.dtype, copy=True), grad
+        _check_one_per_chain(value, point)
+        if not value.requires_grad:
+            raise GradientError(_INDEPENDENT)
+        return value.sum(), value
 
 
 def _check_one_per_chain(value: object, x: Tensor) -> None:

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from . import backends
+from . import ops
+from ._check import MAX_CHAIN, MAX_STEP, MAX_STREAM, check_backend, check_position
 from ._types import Position
 from .errors import ArgumentError, DtypeError, NoiseError, ShapeError
 from .philox import philox4x32 as philox4x32
-
-MAX_STEP, MAX_STREAM, MAX_CHAIN, MAX_COLUMNS = 2**48, 2**16, 2**32, 2**34
 
 
 class Purpose(IntEnum):
@@ -47,6 +47,18 @@ def _integer(name: str, value: Any, limit: int, meaning: str) -> int:
     return int(number)
 
 
+def _cells(seed: int, step: int) -> list[int]:
+    """What the tensor of a position holds: 64 bits of seed, two's complement, and the step."""
+    return [seed - 2**64 if seed >= 2**63 else seed, step]
+
+
+def _restore(state: dict[str, int], device: str, approximate: bool, fixed: bool) -> Noise:
+    noise = Noise(0, device=device, approximate=approximate)
+    noise.load_state_dict(state)
+    noise._fixed = fixed
+    return noise
+
+
 class Noise:
     """A position in a stream of noise, which every step that consumes it advances by one.
 
@@ -58,12 +70,27 @@ class Noise:
             multiple of 16 and use the low four bits for a `Purpose`.
         first_chain: id of the chain in row 0, so that a shard of a batch draws its own rows.
         step: where in the stream to start, in [0, 2**48).
+        device: where seed and step live; the CPU if None. In a CUDA graph, whose replays repeat
+            what the host passed by value, they must be on the GPU. Reading them waits for it.
+        approximate: a GPU may take its own logarithm, sine and cosine, which is faster and differs
+            from the exact noise by rounding (some 1e-6, at worst 1e-3 near zero). On a CPU the
+            noise is always exact.
 
     Raises:
         NoiseError: a value does not fit the counter; nothing ever wraps around.
     """
 
-    __slots__ = ("_first_chain", "_fixed", "_seed", "_step", "_stream")
+    # Seed and step are one int64 tensor, which compiled code reads and advances. On the CPU the
+    # cells are the same memory, for Python to do so in a twentieth of the time.
+    __slots__ = (
+        "_approximate",
+        "_cells",
+        "_first_chain",
+        "_fixed",
+        "_offset",
+        "_origin",
+        "_stream",
+    )
 
     def __init__(
         self,
@@ -71,19 +98,38 @@ class Noise:
         stream: int = 0,
         first_chain: int = 0,
         step: int = 0,
+        *,
+        device: torch.device | str | None = None,
+        approximate: bool = False,
     ) -> None:
         if seed is None or isinstance(seed, torch.Generator):
             drawn = torch.empty((), dtype=torch.int64, device=seed.device if seed else None)
             seed = int(drawn.random_(generator=seed))
-        self._seed = _integer("seed", seed, 2**64, "a seed")
+        seed = _integer("seed", seed, 2**64, "a seed")
+        step = _integer("step", step, MAX_STEP, "a step")
         self._stream = _integer("stream", stream, MAX_STREAM, "a stream")
         self._first_chain = _integer("first_chain", first_chain, MAX_CHAIN, "a chain id")
-        self._step = _integer("step", step, MAX_STEP, "a step")
-        self._fixed = False
+        self._approximate = bool(approximate)
+        self._offset, self._fixed = 0, False
+        self._place(seed, step, torch.device("cpu" if device is None else device))
+
+    def _place(self, seed: int, step: int, device: torch.device) -> None:
+        """Put seed and step into memory of this noise's own."""
+        pair = _cells(seed, step)
+        self._cells: memoryview | None = None
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):
+                return self._place(seed, step, device)
+        if torch.compiler.is_compiling() or device.type != "cpu":
+            self._origin = torch.tensor(pair, dtype=torch.int64, device=device)
+        else:
+            memory = np.array(pair, dtype=np.int64)
+            self._origin, self._cells = torch.from_numpy(memory), memory.data
+        return None
 
     @property
     def seed(self) -> int:
-        return self._seed
+        return self._read()[0]
 
     @property
     def stream(self) -> int:
@@ -95,7 +141,21 @@ class Noise:
 
     @property
     def step(self) -> int:
-        return self._step
+        return self._read()[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where seed and step live."""
+        return self._origin.device
+
+    @property
+    def approximate(self) -> bool:
+        """Whether a GPU may make this noise by its own functions."""
+        return self._approximate
+
+    def _read(self) -> tuple[int, int]:
+        seed, step = self._origin.tolist() if self._cells is None else self._cells
+        return seed % 2**64, step + self._offset
 
     @property
     def fixed(self) -> bool:
@@ -104,15 +164,41 @@ class Noise:
 
     def at(self, step: int) -> Noise:
         """A copy fixed at ``step``: whoever consumes it gets the same noise again."""
+        step = _integer("step", step, MAX_STEP, "a step")
         copy = self.clone()
-        copy._step = _integer("step", step, MAX_STEP, "a step")
-        copy._fixed = True
+        copy._offset, copy._fixed = 0, True
+        if copy._cells is None:
+            copy._origin[1].fill_(step)
+        else:
+            copy._cells[1] = step
         return copy
+
+    def ahead(self, steps: int) -> Noise:
+        """A view of what comes ``steps`` steps from here, wherever this noise is by then.
+
+        It never advances. A block of steps that is compiled or captured as one uses ``ahead(0)``,
+        ``ahead(1)``, ... and then advances this noise once.
+        """
+        view = self._like(self._origin, self._cells)
+        view._offset = self._offset + _integer("steps", steps, MAX_STEP, "a number of steps")
+        view._fixed = True
+        return view
 
     def clone(self) -> Noise:
         """An independent copy at the same position, free to advance."""
-        copy = Noise(self._seed, self._stream, self._first_chain)
-        copy._step = self._step
+        if self._cells is None:
+            copy = self._like(self._origin.clone(), None)
+            copy._offset = self._offset
+            return copy
+        copy = self._like(self._origin, None)
+        copy._place(*self._read(), self.device)
+        return copy
+
+    def _like(self, origin: Tensor, cells: memoryview | None) -> Noise:
+        copy = object.__new__(Noise)
+        copy._origin, copy._cells, copy._offset, copy._fixed = origin, cells, 0, False
+        copy._stream, copy._first_chain = self._stream, self._first_chain
+        copy._approximate = self._approximate
         return copy
 
     def purpose(self, purpose: Purpose | int) -> Noise:
@@ -135,18 +221,48 @@ class Noise:
         copy._first_chain = _integer("first_chain", first_chain, MAX_CHAIN, "a chain id")
         return copy
 
+    def to(self, device: torch.device | str) -> Noise:
+        """A copy at the same position whose seed and step live on ``device``."""
+        copy = self.clone()
+        copy._offset = 0
+        copy._place(*self._read(), torch.device(device))
+        return copy
+
     def advance(self, steps: int = 1) -> None:
         """Move on, except where the position is fixed.
 
         Raises:
-            NoiseError: there are not so many steps left of the 2**48.
+            NoiseError: there are not so many steps left of the 2**48. (Where the step is on a
+                device, or in compiled code, that is not looked at.)
         """
-        steps = _integer("steps", steps, 2 * MAX_STEP, "a number of steps")
+        if type(steps) is not int or not 0 <= steps <= MAX_STEP:
+            steps = _integer("steps", steps, 2 * MAX_STEP, "a number of steps")
         if self._fixed:
             return
-        if self._step + steps > MAX_STEP:
-            raise NoiseError(f"step={self._step} and {steps} more: the noise ends at step 2**48")
-        self._step += steps
+        cells = self._cells
+        if cells is None or torch.compiler.is_compiling():
+            self._origin[1].add_(steps)
+            return
+        if cells[1] + steps > MAX_STEP:
+            raise NoiseError(f"step={cells[1]} and {steps} more: the noise ends at step 2**48")
+        cells[1] += steps
+
+    def here(self) -> Position:
+        """Where the next step draws from, as numbers if they are at hand; nothing is checked."""
+        cells = self._cells
+        if cells is None:
+            return self.reference()
+        seed, step = cells
+        return Position(
+            seed % 2**64, step + self._offset, self._stream, self._first_chain, None,
+            self._approximate,
+        )  # fmt: skip
+
+    def reference(self) -> Position:
+        """Where the next step draws from, as the tensor that holds it and an offset."""
+        return Position(
+            0, self._offset, self._stream, self._first_chain, self._origin, self._approximate
+        )
 
     def position(self, chains: int, columns: int) -> Position:
         """Where a state of (chains, columns) draws from next; consumes nothing.
@@ -155,16 +271,9 @@ class Noise:
             NoiseError: a chain id would reach 2**32 or a coordinate 2**34; or the last of the
                 2**48 steps has been consumed.
         """
-        if self._step == MAX_STEP:
-            raise NoiseError("step=2**48: the noise of this stream is used up; take another stream")
-        if self._first_chain + chains > MAX_CHAIN:
-            raise NoiseError(
-                f"first_chain={self._first_chain} with {chains} chains: chain ids must stay"
-                " below 2**32"
-            )
-        if columns > MAX_COLUMNS:
-            raise NoiseError(f"{columns} coordinates to a chain: there is noise for 2**34")
-        return Position(self._seed, self._step, self._stream, self._first_chain)
+        position = self.here()
+        check_position(position, chains, columns)
+        return position
 
     def normal(
         self,
@@ -178,7 +287,7 @@ class Noise:
 
         They are drawn in float32 and widened to ``dtype``; nothing is consumed.
         """
-        return self._draw("normal_", shape, dtype, device, backend)
+        return self._draw(ops.normal, shape, dtype, device, backend)
 
     def uniform(
         self,
@@ -192,11 +301,11 @@ class Noise:
 
         They come from the same words as `normal`, so use another `purpose` beside it.
         """
-        return self._draw("uniform_", shape, dtype, device, backend)
+        return self._draw(ops.uniform, shape, dtype, device, backend)
 
     def _draw(
         self,
-        law: str,
+        law: Any,
         shape: tuple[int, ...] | torch.Size,
         dtype: torch.dtype,
         device: torch.device | str | None,
@@ -207,21 +316,23 @@ class Noise:
             raise ShapeError(f"shape={shape}: give (B, ...), chains first")
         if not dtype.is_floating_point:
             raise DtypeError(f"dtype={dtype}: noise is floating point")
-        chains = shape[0]
+        check_backend(backend)
         columns = torch.Size(shape[1:]).numel()
-        position = self.position(chains, columns)
-        out = torch.empty(chains, columns, dtype=torch.float32, device=device)
-        if out.numel():
-            getattr(backends.resolve(backend, out.device.type), law)(out, position)
+        _, offset, stream, first_chain, origin, approximate = self.reference()
+        where = torch.empty(0, device=device).device
+        out: Tensor = law(
+            origin, offset, stream, first_chain, approximate, shape[0], columns, where, backend
+        )
         return out.view(shape).to(dtype)
 
     def state_dict(self) -> dict[str, int]:
         """The position as four integers; `load_state_dict` goes on from them."""
+        seed, step = self._read()
         return {
-            "seed": self._seed,
+            "seed": seed,
             "stream": self._stream,
             "first_chain": self._first_chain,
-            "step": self._step,
+            "step": step,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -233,23 +344,32 @@ class Noise:
         """
         if not isinstance(state, dict) or set(state) != {"seed", "stream", "first_chain", "step"}:
             raise ArgumentError(f"a noise state has seed, stream, first_chain, step; got {state!r}")
-        _integer("seed", state["seed"], 2**64, "a seed")  # nothing to draw one from
-        other = Noise(**state)
-        self._seed, self._stream = other._seed, other._stream
-        self._first_chain, self._step = other._first_chain, other._step
+        seed = _integer("seed", state["seed"], 2**64, "a seed")
+        step = _integer("step", state["step"], MAX_STEP + 1, "a step")  # or used up
+        stream = _integer("stream", state["stream"], MAX_STREAM, "a stream")
+        first_chain = _integer("first_chain", state["first_chain"], MAX_CHAIN, "a chain id")
+        self._stream, self._first_chain, self._offset = stream, first_chain, 0
+        with torch.no_grad():  # in place: compiled code and graphs hold this memory
+            self._origin.copy_(torch.tensor(_cells(seed, step)))
+
+    def __reduce__(self) -> Any:
+        return _restore, (self.state_dict(), str(self.device), self._approximate, self._fixed)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Noise):
             return NotImplemented
-        return self.state_dict() == other.state_dict() and self._fixed == other._fixed
+        kinds = [(n._fixed, n._approximate) for n in (self, other)]
+        return self.state_dict() == other.state_dict() and kinds[0] == kinds[1]
 
     __hash__ = None  # type: ignore[assignment]  # it moves
 
     def __repr__(self) -> str:
-        fixed = ", fixed" if self._fixed else ""
+        seed, step = self._read()
+        more = ", fixed" * self._fixed + ", approximate" * self._approximate
+        more += "" if self.device.type == "cpu" else f", {self.device}"
         return (
-            f"Noise(seed={self._seed}, stream={self._stream},"
-            f" first_chain={self._first_chain}, step={self._step}{fixed})"
+            f"Noise(seed={seed}, stream={self._stream},"
+            f" first_chain={self._first_chain}, step={step}{more})"
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ._check import check_state
 from ._types import Energy
 from ._watch import Guard, OnNonFinite, Record, Samples, SampleState, name_chains
 from .errors import (
@@ -27,7 +28,6 @@ from .errors import (
 from .gradient import EnergyGradient, undisturbed
 from .noise import Noise, as_noise
 from .samplers._rule import Rule
-from .step import check_state
 
 
 def sample(

@@ -21,6 +21,8 @@ LAYERS = (
     {"philox"},
     {"backends", "backends.native", "backends.reference"}
     | {"backends.triton", "backends.triton.kernels", "backends.triton.noise"},
+    {"_check", "_derivative"},
+    {"ops"},
     {"noise"},
     {"step", "gradient"},
     {"samplers", "samplers._rule", "samplers.langevin", "samplers.anila"},

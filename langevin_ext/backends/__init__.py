@@ -11,6 +11,7 @@ import functools
 import importlib
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,16 +73,16 @@ def resolve(name: str, device_type: str) -> Backend:
     """
     device = torch.device(device_type)
     if name == "auto":
-        fastest = _FASTEST.get(device_type)
-        reason = f"{fastest}: {why_not(fastest, device)}" if fastest else "no kernels for it"
-        name = fastest if fastest and why_not(fastest, device) is None else "reference"
-        if name == "reference":
+        name = _FASTEST.get(device_type, "reference")
+        reason = "there are no kernels for it" if name == "reference" else why_not(name, device)
+        if reason:
             warnings.warn(
-                f"langevin_ext runs its plain torch reference on {device_type}, which is slow:"
-                f" {reason}",
+                f"langevin_ext runs its plain torch reference on {device_type}, which is slow;"
+                f" {name}: {reason}",
                 FallbackWarning,
                 stacklevel=4,
             )
+            name = "reference"
     elif name not in NAMES:
         raise ArgumentError(f"backend={name!r}: give 'auto' or one of {NAMES}")
     elif reason := why_not(name, device):
@@ -89,6 +90,12 @@ def resolve(name: str, device_type: str) -> Backend:
     backend = _load(name)
     assert not isinstance(backend, str)
     return backend
+
+
+@functools.cache
+def plain_step() -> Callable[..., bool] | None:
+    """The short way for plain steps on a CPU, if there is one: see `native.plain_step`."""
+    return getattr(_load("native"), "plain_step", None)
 
 
 def available(device: torch.device | str = "cpu") -> dict[str, str | None]:

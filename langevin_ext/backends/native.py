@@ -15,7 +15,10 @@ isas: tuple[str, ...] = _C.isas
 openmp: bool = _C.openmp
 compiler: str = _C.compiler
 
-_isa = isas[0]
+plain_step = _C.plain_step
+"""`langevin_step_` of nothing but plain arguments, all at once, or False and nothing done; None
+where torch lacks DLPack's C exchange API. The step then goes the long way, through the checks."""
+
 _NOWHERE = Position(0, 0, 0, 0)
 _DTYPES = {
     (torch.float32, torch.float32): 0,
@@ -32,20 +35,19 @@ def unavailable(device: torch.device) -> str | None:
 
 def isa() -> str:
     """The instruction set in use."""
-    return _isa
+    return str(_C.isa())
 
 
 def use_isa(name: str) -> None:
     """Use the kernels of one of `isas` from now on. They differ in speed and in nothing else."""
-    global _isa
     if name not in isas:
         raise ValueError(f"instruction set {name!r}: this processor and build have {isas}")
-    _isa = name
+    _C.use_isa(name)
 
 
 def normals_in_registers(count: int) -> float:
     """Make ``count`` normals without storing them: the rate that bounds every step."""
-    return float(_C.normals_in_registers(_isa, count))
+    return float(_C.normals_in_registers(count))
 
 
 def _inside(value: Tensor, x: Tensor) -> bool:
@@ -67,16 +69,22 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
     """One step of ``x`` (B, ...) in place; both tensors contiguous."""
     if x.dtype == torch.float64 and grad.dtype != torch.float64:
         grad = grad.double()
+    try:
+        readable = x.data_ptr() and grad.data_ptr()
+    except RuntimeError:
+        readable = 0
+    if not readable:  # fake tensors, torch's symbolic zeros, tensors under vmap
+        raise DeviceError(
+            "the state or its gradient has no memory of its own: pass tensors with values, and"
+            " call langevin_step under vmap and torch.func"
+        )
     # The kernel reads a gradient after writing the states before it.
     if _inside(grad, x) and (grad.data_ptr() != x.data_ptr() or grad.dtype != x.dtype):
         grad = grad.clone()
     drift, diffusion, bound, per_coordinate, power, rho, low, high, position = step
-    if not (x.data_ptr() and grad.data_ptr()):  # fake tensors, and torch's symbolic zeros
-        raise DeviceError("the state or its gradient has no memory: pass tensors with values")
     written, keep = [x, *(stats or ())], list[Tensor]()
     rows = x.shape[0]
     _C.step(
-        _isa,
         _DTYPES[x.dtype, grad.dtype],
         x.data_ptr(),
         grad.data_ptr(),
@@ -99,9 +107,9 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
 
 def normal_(out: Tensor, position: Position) -> None:
     """Fill ``out`` (B, D) float32 with the standard normals at ``position``."""
-    _C.normal(_isa, out.data_ptr(), *out.shape, *position.on_host()[:4], torch.get_num_threads())
+    _C.normal(out.data_ptr(), *out.shape, *position.on_host()[:4], torch.get_num_threads())
 
 
 def uniform_(out: Tensor, position: Position) -> None:
     """Fill ``out`` (B, D) float32 with the uniform numbers in (0, 1] at ``position``."""
-    _C.uniform(_isa, out.data_ptr(), *out.shape, *position.on_host()[:4], torch.get_num_threads())
+    _C.uniform(out.data_ptr(), *out.shape, *position.on_host()[:4], torch.get_num_threads())

@@ -13,11 +13,11 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from .._check import check_number
 from .._types import Coefficient, StepStats
 from ..errors import StepSizeError
 from ..gradient import EnergyGradient
 from ..noise import Noise
-from ..step import check_number
 
 Schedule: TypeAlias = "Coefficient | Callable[[int], Coefficient]"
 """A coefficient, or a function from the step's number (0, 1, ...) to one."""

@@ -19,11 +19,11 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from .._check import as_number
 from .._types import Clamp, Coefficient, Per
 from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise
-from ..step import as_number
 from ._rule import Schedule, check_schedule
 from .langevin import (
     LangevinState,

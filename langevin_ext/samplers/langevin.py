@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .._check import check_clamp, check_number
 from .._types import Clamp, Coefficient, StepStats
 from ..gradient import EnergyGradient
 from ..noise import Noise
-from ..step import check_clamp, check_number, langevin_step_
+from ..step import langevin_step_
 from ._rule import Schedule, at_step, check_schedule
 
 

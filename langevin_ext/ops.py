@@ -1,0 +1,239 @@
+"""The step as torch operators: for ``torch.compile``, ``torch.export``, ``vmap`` and autograd.
+
+    langevin_ext::step_     in place, without a gradient
+    langevin_ext::step      functional, differentiable in reverse mode as often as asked
+    langevin_ext::normal    the noise alone; and langevin_ext::uniform
+
+A position is an int64 tensor ``[seed, step]``, on the CPU or on the state's device, which no
+operator changes, and an offset from its step. A coefficient is a number, or the tensor beside it
+if there is one. An eager in-place step does without all this: it is a plain call of `run_`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends
+from ._check import check_gradient, check_position, check_step, refuse_grad
+from ._derivative import step_gradients
+from ._types import Position, StepCall, StepSpec, StepStats
+from .errors import ArgumentError, DeviceError, NoiseError
+
+
+def run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, backend: str) -> None:
+    """One checked step of ``x`` in place, on the named backend."""
+    if x.is_cuda and step.position is not None:
+        _refuse_repetition(step.position)
+    chosen = backends.resolve(backend, "cpu" if x.is_cpu else x.device.type)
+    if x.numel() == 0:
+        if stats is not None:
+            stats.grad_norm.zero_()
+            stats.gamma.fill_(1)
+            stats.finite.fill_(True)
+    elif x.is_contiguous() and not x.is_neg():
+        chosen.step_(x, grad.resolve_neg().contiguous(), step, stats)
+        if not x.is_inference():  # a raw write would hide itself from autograd
+            torch.autograd.graph.increment_version(x)
+    else:
+        y = x.resolve_neg().contiguous()
+        chosen.step_(y, grad.resolve_neg().contiguous(), step, stats)
+        x.copy_(y)
+
+
+def _refuse_repetition(position: Position) -> None:
+    if position.origin is None and torch.cuda.is_current_stream_capturing():
+        raise NoiseError(
+            "a CUDA graph would repeat this noise at every replay, because its step is a number on"
+            " the host: use Noise(seed, device='cuda')"
+        )
+
+
+_PLACE = "position, SymInt offset, int stream, SymInt first_chain, bool approximate"
+_STEP = (
+    f"Tensor grad, Tensor? {_PLACE}, float drift, Tensor? drift_tensor, float diffusion,"
+    " Tensor? diffusion_tensor, float max_grad_norm, Tensor? max_grad_norm_tensor,"
+    " bool per_coordinate, float noise_power, float reference_precision, float low, float high,"
+    " str backend"
+)
+_STATS = "Tensor(b!)? grad_norm, Tensor(c!)? gamma, Tensor(d!)? finite"
+_DRAW = f"(Tensor {_PLACE}, SymInt chains, SymInt columns, Device device, str backend) -> Tensor"
+
+library = torch.library.Library("langevin_ext", "DEF")  # type: ignore[no-untyped-call]
+for schema in (
+    f"step_(Tensor(a!) x, {_STEP}, {_STATS}) -> ()",
+    f"step(Tensor x, {_STEP}, bool with_stats) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"normal{_DRAW}",
+    f"uniform{_DRAW}",
+):
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+
+
+def _position(
+    origin: Tensor,
+    offset: int,
+    stream: int,
+    first_chain: int,
+    approximate: bool,
+    device: torch.device,
+) -> Position:
+    if origin.dtype != torch.int64 or origin.shape != (2,) or not origin.is_contiguous():
+        raise ArgumentError(
+            f"position is {origin.dtype} of shape {tuple(origin.shape)}: give int64 [seed, step]"
+        )
+    if not origin.is_cpu and origin.device != device:
+        raise DeviceError(f"the noise is on {origin.device}, the state on {device}")
+    position = Position(0, offset, stream, first_chain, origin, approximate)
+    return position.on_host() if origin.is_cpu else position
+
+
+def _implement(name: str, function: Any, fake: Any) -> None:
+    library.impl(name, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"langevin_ext::{name}", fake, lib=library)
+
+
+# ---- the noise -----------------------------------------------------------------------------------
+
+
+def _draw(law: str) -> Any:
+    def draw(
+        position: Tensor,
+        offset: int,
+        stream: int,
+        first_chain: int,
+        approximate: bool,
+        chains: int,
+        columns: int,
+        device: torch.device,
+        backend: str,
+    ) -> Tensor:
+        place = _position(position, offset, stream, first_chain, approximate, device)
+        check_position(place, chains, columns)
+        if device.type == "cuda":
+            _refuse_repetition(place)
+        out = torch.empty(chains, columns, dtype=torch.float32, device=device)
+        if out.numel():
+            getattr(backends.resolve(backend, device.type), law)(out, place)
+        return out
+
+    return draw
+
+
+def _draw_fake(*arguments: Any) -> Tensor:
+    chains, columns, device = arguments[5:8]
+    return torch.empty(chains, columns, dtype=torch.float32, device=device)
+
+
+_implement("normal", _draw("normal_"), _draw_fake)
+_implement("uniform", _draw("uniform_"), _draw_fake)
+normal, uniform = torch.ops.langevin_ext.normal, torch.ops.langevin_ext.uniform
+
+# ---- the step ------------------------------------------------------------------------------------
+
+
+def _run_call_(x: Tensor, call: StepCall, stats: StepStats | None) -> None:
+    position = None
+    if call.position is not None:
+        position = _position(
+            call.position, call.offset, call.stream, call.first_chain, call.approximate, x.device
+        )
+    step = check_step(
+        x, call.grad, *call.coefficients, call.per_coordinate, call.noise_power,
+        call.reference_precision, call.low, call.high, position, stats,
+    )  # fmt: skip
+    run_(x, call.grad, step, stats, call.backend)
+
+
+def _step_(x: Tensor, *arguments: Any) -> None:
+    call = StepCall(*arguments[:-3])
+    if torch.is_grad_enabled():
+        refuse_grad(x, call.grad, *call.coefficients)
+    stats = None if arguments[-1] is None else StepStats(*arguments[-3:])
+    _run_call_(x, call, stats)
+
+
+def _step(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    call, with_stats = StepCall(*arguments[:-1]), arguments[-1]
+    y = x.clone()
+    stats = StepStats.empty(x.shape[0] if with_stats else 0, x.device, x.dtype)
+    _run_call_(y, call, stats if with_stats else None)
+    return y, *stats
+
+
+def _step_in_place_fake(x: Tensor, *arguments: Any) -> None:
+    check_gradient(x, arguments[0])
+
+
+def _step_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_gradient(x, arguments[0])
+    chains = x.shape[0] if arguments[-1] else 0
+    return torch.empty_like(x), *StepStats.empty(chains, x.device, x.dtype)
+
+
+_implement("step_", _step_, _step_in_place_fake)
+_implement("step", _step, _step_fake)
+
+
+class _Step(torch.autograd.Function):
+    """The step to autograd and vmap: the backward pass makes the noise again from its position."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.langevin_ext.step(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, *arguments, _ = inputs
+        place = arguments[1] if arguments[1] is None else arguments[1].clone()  # it may move on
+        tensors = [a if isinstance(a, Tensor) else None for a in arguments]
+        ctx.save_for_backward(x, *tensors[:1], place, *tensors[2:])
+        ctx.others = [None if isinstance(a, Tensor) else a for a in arguments]
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        """The mapped axis is not a chain axis: the chains of every slice have the same noise."""
+        slices = [
+            step(
+                *(
+                    a if d is None else a.select(d, i)
+                    for a, d in zip(arguments, in_dims, strict=True)
+                )
+            )
+            for i in range(info.batch_size)
+        ]
+        return tuple(map(torch.stack, zip(*slices, strict=True))), (0, 0, 0, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        call = StepCall(*(o if t is None else t for t, o in zip(tensors, ctx.others, strict=True)))
+        noise = None
+        if call.position is not None:
+            place = call[1:6]
+            noise = normal(*place, x.shape[0], x.shape[1:].numel(), x.device, call.backend)
+        dx, *others = step_gradients(outputs[0], x, noise, call)
+        gradients = dict.fromkeys(StepCall._fields)
+        names = "grad", "drift_tensor", "diffusion_tensor", "max_grad_norm_tensor"
+        for name, gradient in zip(names, others, strict=True):
+            value = getattr(call, name)
+            if value is not None:
+                gradients[name] = gradient.sum_to_size(value.shape).to(value)
+        return dx, *gradients.values(), None
+
+
+library.impl("step", _Step.apply, "Autograd")  # type: ignore[no-untyped-call]
+torch.library.register_vmap("langevin_ext::step", _Step.vmap, lib=library)
+
+
+def step(*arguments: Any) -> Any:
+    """langevin_ext::step, also inside the transforms of ``torch.func``.
+
+    Those look into a Function, but not into an operator's autograd kernel.
+    """
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return _Step.apply(*arguments)  # type: ignore[no-untyped-call]
+    return torch.ops.langevin_ext.step(*arguments)
