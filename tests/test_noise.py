@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Callable
+from copy import copy as shallow_copy, deepcopy
 from typing import Any
 
 import pytest
@@ -74,6 +76,85 @@ def test_copies_are_free_and_independent() -> None:
         (1, 32, 8, 5),
         (1, 34, 3, 5),
     ]
+
+
+def test_a_view_stays_ahead_and_never_advances() -> None:
+    noise = Noise(1, stream=16, first_chain=3, step=4)
+    view = noise.ahead(5)
+    assert (places(view), view.fixed) == ((1, 16, 3, 9), True)
+    shown = view.normal((4, 5))
+    assert_same_bits(step_zeros(view, 4, 5), shown)
+    noise.advance(2)
+    assert places(view) == (1, 16, 3, 11)
+    assert places(view.ahead(1)) == (1, 16, 3, 12)
+    assert_same_bits(step_zeros(view.clone(), 4, 5), noise.at(11).normal((4, 5)))
+    assert noise.step == 6
+
+
+@pytest.mark.parametrize(
+    "duplicate", [shallow_copy, deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
+)
+def test_copies_of_the_standard_library_are_independent(copy: Callable[[Noise], Noise]) -> None:
+    for noise in (Noise(2**64 - 1, 48, 7, 2**40), Noise(1).at(3), Noise(1, approximate=True)):
+        twin = duplicate(noise)
+        assert twin == noise
+        twin.advance()
+        assert twin.step == noise.step + (not noise.fixed)
+        assert_same_bits(
+            step_zeros(twin, 2, 5), twin.at(twin.step - 1 + noise.fixed).normal((2, 5))
+        )
+
+
+def test_noise_whose_step_is_on_a_device_is_the_same_noise() -> None:
+    """There only the tensor knows seed and step."""
+    here, there = Noise(2**64 - 3, 16, 5, 2**33), Noise(2**64 - 3, 16, 5, 2**33)
+    there._cells = None
+    for move in (
+        lambda n: n,
+        Noise.clone,
+        lambda n: n.at(7),
+        lambda n: n.ahead(3),
+        lambda n: n.ahead(3).ahead(2),
+        lambda n: n.ahead(3).clone(),
+        lambda n: n.purpose(Purpose.ACCEPT),
+        lambda n: n.shard(9),
+        lambda n: n.to("cpu"),
+    ):
+        a, b = move(here), move(there)
+        assert (a, repr(a), a.state_dict()) == (b, repr(b), b.state_dict())
+        assert_same_bits(step_zeros(a, 3, 6), step_zeros(b, 3, 6))
+        assert a.step == b.step
+    assert here == there
+    there.load_state_dict(Noise(4, step=2**48 - 1).state_dict())
+    assert places(there) == (4, 0, 0, 2**48 - 1)
+
+
+def test_loading_a_state_keeps_the_memory_that_graphs_hold() -> None:
+    noise = Noise(1)
+    memory = noise.reference().origin
+    noise.load_state_dict(Noise(2**64 - 2, step=9).state_dict())
+    assert noise.reference().origin is memory
+    assert places(noise) == (2**64 - 2, 0, 0, 9)
+
+
+def test_used_up_noise_loads_its_own_state() -> None:
+    noise = Noise(1, step=LAST_STEP)
+    noise.advance()
+    other = Noise(2)
+    other.load_state_dict(noise.state_dict())
+    assert other == noise
+    with pytest.raises(NoiseError, match="used up"):
+        step_zeros(other, 1, 1)
+
+
+def test_exact_and_approximate_noise_are_not_equal_but_the_same_on_a_cpu(backend: str) -> None:
+    exact, approximate = Noise(3), Noise(3, approximate=True)
+    assert exact != approximate
+    assert "approximate" in repr(approximate)
+    assert approximate.clone().purpose(1).approximate
+    if torch.get_default_device().type == "cpu":
+        options = {"backend": backend}
+        assert_same_bits(approximate.normal((3, 9), **options), exact.normal((3, 9), **options))
 
 
 def test_purposes_and_seeds_and_steps_are_different_noise(backend: str) -> None:
