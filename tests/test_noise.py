@@ -94,7 +94,9 @@ def test_a_view_stays_ahead_and_never_advances() -> None:
 @pytest.mark.parametrize(
     "duplicate", [shallow_copy, deepcopy, lambda n: pickle.loads(pickle.dumps(n))]
 )
-def test_copies_of_the_standard_library_are_independent(copy: Callable[[Noise], Noise]) -> None:
+def test_copies_of_the_standard_library_are_independent(
+    duplicate: Callable[[Noise], Noise],
+) -> None:
     for noise in (Noise(2**64 - 1, 48, 7, 2**40), Noise(1).at(3), Noise(1, approximate=True)):
         twin = duplicate(noise)
         assert twin == noise
