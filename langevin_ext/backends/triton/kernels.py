@@ -50,14 +50,20 @@ def _words(
 
 
 @triton.jit
-def _normals(w0, w1, w2, w3, APPROXIMATE: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr):
+def _normals(
+    w0, w1, w2, w3, APPROXIMATE: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The standard normals of a tile from its words."""
     if APPROXIMATE:
         z0, z1 = box_muller_approximate(w0, w1)
         z2, z3 = box_muller_approximate(w2, w3)
     else:
         z0, z1 = box_muller(w0, w1)
         z2, z3 = box_muller(w2, w3)
-    return interleave(z0, z1, z2, z3, R, BLOCK)
+    z = interleave(z0, z1, z2, z3, R, BLOCK)
+    if BLOCK > D:  # so that the compiler drops what no lane needs
+        z = tl.where(tl.arange(0, BLOCK)[None, :] < D, z, 0.0)
+    return z
 
 
 @triton.jit
@@ -172,7 +178,7 @@ def step_tile(
         y = y - shrink * v
     if NOISE is not None:
         w0, w1, w2, w3 = _words(origin, seed, step, noise_stream, first_chain, row, col, R, BLOCK)
-        y = y + d * _normals(w0, w1, w2, w3, NOISE == "approximate", R, BLOCK).to(dtype)
+        y = y + d * _normals(w0, w1, w2, w3, NOISE == "approximate", D, R, BLOCK).to(dtype)
     good = _finite(y)
     y = tl.where(good, y, float("nan"))
     if HAS_CLAMP:
@@ -257,5 +263,5 @@ def draw_tile(
             unit_interval(w0), unit_interval(w1), unit_interval(w2), unit_interval(w3), R, BLOCK
         )
     else:
-        z = _normals(w0, w1, w2, w3, NOISE == "approximate", R, BLOCK)
+        z = _normals(w0, w1, w2, w3, NOISE == "approximate", D, R, BLOCK)
     tl.store(out + row * D + col + (r * D + c), z, mask=(row + r < rows) & (col + c < D))
