@@ -12,8 +12,9 @@ demo: $(READY)  ## learn handwritten digits; pictures and numbers in runs/demo
 	rm -rf runs/demo
 	$(BIN)/langevin-ext train short-run --data digits --out runs/demo
 
-test: $(READY)  ## the ordinary suite
+test: $(READY)  ## the ordinary suite, and the Triton kernels in Triton's interpreter
 	$(BIN)/python -m pytest tests
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
 
 test-slow: $(READY)  ## what is too long for every run: 1e8 normals, planted bugs, builds, the demo
 	$(BIN)/python -m pytest tests -m slow --timeout 3600
