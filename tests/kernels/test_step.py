@@ -18,8 +18,8 @@ from langevin_ext import Noise, StepStats, langevin_step, langevin_step_
 from langevin_ext._types import Position, StepSpec
 from langevin_ext.backends import available, reference, triton as kernels
 
-from ..conftest import assert_same_bits, normals
-from .conftest import DEVICE, INTERPRETED
+from ..conftest import assert_same_bits
+from .conftest import DEVICE, INTERPRETED, normals
 
 INF, NAN = math.inf, math.nan
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -157,7 +157,7 @@ def test_every_shape_has_the_bits_of_the_reference(option: str) -> None:
         check(x, grad, options(*shape)[option], shape)
 
 
-@pytest.mark.parametrize("option", options(1, 1))
+@pytest.mark.parametrize("option", list(options(1, 1)))
 def test_every_option_has_the_bits_of_the_reference(option: str) -> None:
     for shape in EACH_PATH:
         x, grad = state_and_gradient(*shape)
