@@ -103,7 +103,7 @@ class Noise:
         approximate: bool = False,
     ) -> None:
         if seed is None or isinstance(seed, torch.Generator):
-            drawn = torch.empty((), dtype=torch.int64, device=seed.device if seed else None)
+            drawn = torch.empty((), dtype=torch.int64, device=seed.device if seed else "cpu")
             seed = int(drawn.random_(generator=seed))
         seed = _integer("seed", seed, 2**64, "a seed")
         step = _integer("step", step, MAX_STEP, "a step")

@@ -1,8 +1,13 @@
-"""What every test shares: the engines under comparison, equality of bits, and a clean slate."""
+"""What every test shares: the engines under comparison, equality of bits, and a clean slate.
+
+With ``LANGEVIN_DEVICE=cuda`` the suite runs on CUDA tensors: torch's default device is the GPU, so
+that "auto" is Triton, and tests of what a CPU alone has are left out.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,19 +18,30 @@ from torch import Tensor
 from langevin_ext import Noise, backends, errors
 
 CPU = torch.device("cpu")
-NO_NATIVE = backends.why_not("native", CPU)
+DEVICE = torch.device(os.environ.get("LANGEVIN_DEVICE", "cpu"))
+ON_CPU = DEVICE.type == "cpu"
+torch.set_default_device(None if ON_CPU else DEVICE)  # modules make tensors as they are imported
+NO_NATIVE = backends.why_not("native", DEVICE)
 """Why the native backend cannot be used here; None if it can."""
 native: Any = None if NO_NATIVE else importlib.import_module("langevin_ext.backends.native")
 ISAS: tuple[str, ...] = () if NO_NATIVE else native.isas
-ENGINES = ("reference", *(f"native-{isa}" for isa in ISAS))
-"""Every (backend, instruction set)."""
+ENGINES = ("reference", *(f"native-{isa}" for isa in ISAS)) if ON_CPU else ("reference", "triton")
+"""Every (backend, instruction set) of the device."""
+HOST_ONLY = {
+    "test_bad_input.py", "test_build.py", "test_checkpoint.py", "test_codegen.py",
+    "test_data_and_metrics.py", "test_imports.py", "test_plain_step.py", "test_planted_bugs.py",
+    "test_readme.py", "test_short_run.py",
+}  # fmt: skip
+"""Tests of what happens before any device is asked, or is the same on all."""
+if not ON_CPU:
+    collect_ignore = sorted(HOST_ONLY)
 
 _skip_native = pytest.mark.skip(reason=f"no native backend: {NO_NATIVE}")
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if NO_NATIVE:  # "auto" is right to warn then, and nearly every test uses it
+    if ON_CPU and NO_NATIVE:  # "auto" is right to warn then, and nearly every test uses it
         warning = errors.FallbackWarning
         line = f"ignore::{warning.__module__}.{warning.__name__}"
         config.addinivalue_line("filterwarnings", line)
@@ -62,6 +78,13 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def on_a_device(noise: Noise) -> Noise:
+    """The same noise, its seed and step known to a tensor on the device alone."""
+    copy = noise.to(DEVICE)
+    copy._cells = None  # what a CPU's noise has for Python's sake
+    return copy
+
+
 def bits(t: Tensor) -> Tensor:
     """The bits of a tensor's elements as integers."""
     return t.detach().contiguous().view(_WORDS[t.element_size()])
@@ -86,8 +109,9 @@ def assert_same_bits(got: Tensor, want: Tensor, what: object = "") -> None:
 
 def normals(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normals that depend on the arguments alone: test data, not the noise under test."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    numbers = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    return numbers.to(DEVICE, dtype)
 
 
 def places(noise: Noise) -> tuple[int, int, int, int]:

@@ -33,7 +33,7 @@ from langevin_ext.errors import (
     StepSizeError,
 )
 
-from .conftest import assert_same_bits, normals
+from .conftest import DEVICE, assert_same_bits, normals, on_a_device
 
 # torch's own compiler is partly written in the TorchScript it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
@@ -53,12 +53,6 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _forget_what_was_compiled() -> None:
     torch._dynamo.reset()
-
-
-def on_a_device(noise: Noise) -> Noise:
-    """As it would be on a GPU: only the tensor knows the step."""
-    noise._cells = None
-    return noise
 
 
 def compiled(function: Callable[..., Any], backend: str) -> tuple[Any, Any]:
@@ -353,7 +347,7 @@ def test_torch_checks_the_operators(case: str) -> None:
 
 @pytest.mark.parametrize("operator", [OPS.normal.default, OPS.uniform.default])
 def test_torch_checks_the_operators_of_the_noise(operator: Any) -> None:
-    values = (*call()[1:6], 4, 10, torch.device("cpu"), "auto")
+    values = (*call()[1:6], 4, 10, DEVICE, "auto")
     assert set(torch.library.opcheck(operator, values).values()) == {"SUCCESS"}
 
 
@@ -363,7 +357,7 @@ def test_an_operator_never_moves_its_position() -> None:
     before, version = arguments.position.clone(), arguments.position._version
     OPS.step_(normals(4, 10), *arguments, None, None, None)
     OPS.step(normals(4, 10), *arguments, False)
-    ops.normal(*arguments[1:6], 4, 10, torch.device("cpu"), "auto")
+    ops.normal(*arguments[1:6], 4, 10, DEVICE, "auto")
     assert torch.equal(arguments.position, before)
     assert arguments.position._version == version
 
@@ -380,7 +374,7 @@ def test_a_backward_pass_does_not_follow_a_position_that_moves_on() -> None:
     arguments = call(diffusion_tensor=leaf, low=-9.0, high=9.0, max_grad_norm=1e9)
     assert arguments.position is not None
     y, *_ = OPS.step(normals(4, 10), *arguments, False)
-    want = ops.normal(*arguments[1:6], 4, 10, torch.device("cpu"), "auto").sum()
+    want = ops.normal(*arguments[1:6], 4, 10, DEVICE, "auto").sum()
     arguments.position[1] += 1
     (got,) = torch.autograd.grad(y.sum(), leaf)
     torch.testing.assert_close(got, want)

@@ -128,7 +128,7 @@ def test_moments_are_those_of_the_trajectory() -> None:
         quartic, 5 + normals(6, 2, 3), Langevin(0.01), 50, seed=7, keep_every=1, moments=True
     )
     assert got.trajectory is not None
-    states = got.trajectory.double().numpy()
+    states = got.trajectory.double().cpu().numpy()
     np.testing.assert_allclose(got.stats.mean, states.mean(0), rtol=1e-5)
     np.testing.assert_allclose(got.stats.var, states.var(0, ddof=1), rtol=1e-4)
 

@@ -83,7 +83,7 @@ def test_ula_on_gaussians_has_its_exact_law(h: float, k: int) -> None:
     for j, precision in enumerate(PRECISIONS.tolist()):
         a, v = 1 - h * precision / 2, 1 / (precision * (1 - h * precision / 4))
         var = v * (1 - a ** (2 * k)) + a ** (2 * k) * 0.25
-        family.gaussian(x[:, j].double().numpy(), a**k * 2, var, (h, k, precision))
+        family.gaussian(x[:, j].double().cpu().numpy(), a**k * 2, var, (h, k, precision))
     z = ((x - x.mean(0)) / x.std(0)).double()
     for i, j in ((0, 1), (1, 2), (0, 2)):
         family.normal(float(z[:, i] @ z[:, j]) / math.sqrt(CHAINS), ("coordinates", i, j))
@@ -153,7 +153,7 @@ cached_grid = functools.cache(Grid)
 
 def run_anila(rule: AniLA, steps: int) -> np.ndarray:
     start = Noise(3, stream=Purpose.INITIAL_STATE).normal((CHAINS_OF_ANILA, 1))
-    return sample(quadratic, start, rule, steps, seed=3).x[:, 0].double().numpy()
+    return sample(quadratic, start, rule, steps, seed=3).x[:, 0].double().cpu().numpy()
 
 
 @pytest.mark.parametrize(("power", "h", "steps"), [(0.5, 0.1, 150), (1.0, 0.5, 20), (0.0, 0.5, 20)])
