@@ -1,7 +1,7 @@
 """Turn a run of the suites into rows: python benchmarks/rows.py RUN.json ...
 
-RUN.json is what ``--benchmark-json`` wrote. The rows go to results/step-cpu.csv and
-results/sample-cpu.csv. A run replaces every row of its suite that its machine (processor and
+RUN.json is what ``--benchmark-json`` wrote. The rows go to results/step-cpu.csv, step-cuda.csv and
+sample-cpu.csv. A run replaces every row of its suite that its machine (processor and
 instruction set) has there, so a table always compares figures taken side by side in one run;
 git keeps the earlier ones, next to the code that they measured.
 """
@@ -44,6 +44,7 @@ class Row:
     elements_per_second: int
     """At the median."""
     cpu: str
+    """Or GPU."""
     instruction_set: str
     torch: str
     python: str

@@ -52,6 +52,30 @@ def step_line(case: Case, _: Case) -> list[str]:
     ]
 
 
+def gpu_line(case: Case, _: Case) -> list[str]:
+    ours = case["ours"]
+    compiled = [row for name, row in case.items() if "compiled" in name]
+    against = dict(case)
+    if compiled:
+        against["compiled"] = min(compiled, key=time)
+
+    def bandwidth(contender: str) -> float:  # bytes per microsecond
+        return BYTES[contender] * case[contender].elements / time(case[contender])
+
+    def share(contender: str) -> str:
+        if contender not in case or "copy" not in case:
+            return "-"
+        return f"{bandwidth(contender) / bandwidth('copy'):.0%}"
+
+    return [
+        ours.shape,
+        figure(time(ours)),
+        figure(bandwidth("copy") / 1e6) if "copy" in case else "-",
+        *map(share, list(BYTES)[:-1]),
+        *(ratio(against, c) for c in ("loop", "tuned", "tuned-graph", "compiled", "torchebm")),
+    ]
+
+
 def sample_line(case: Case, in_float32: Case) -> list[str]:
     ours = case["ours"]
     against = {**case, "loop-float32": in_float32.get("loop", ours)}
@@ -73,11 +97,22 @@ SAMPLE_COLUMNS = [
     "energy", "states", "its dtype", "threads", "µs a step",
     "loop, float32", "loop, same dtype", "TorchEBM", "ebmkit",
 ]  # fmt: skip
-COLUMNS = {"step-cpu": STEP_COLUMNS, "sample-cpu": SAMPLE_COLUMNS}
-LINES = {"step-cpu": step_line, "sample-cpu": sample_line}
+BYTES = {
+    "ours": 12, "ours-approximate": 12, "ours-bf16": 10, "ours-bf16-approximate": 10,
+    "ours-graph": 12, "copy": 8,
+}  # fmt: skip
+"""To an element: what each contender of a GPU moves, of which the table says the bandwidth."""
+GPU_COLUMNS = [
+    "states", "µs", "copy, TB/s", "exact", "approximate", "bf16 gradient", "both", "in a graph",
+    "loop", "tuned", "tuned in a graph", "compiled, best of 4", "TorchEBM",
+]  # fmt: skip
+COLUMNS = {"step-cpu": STEP_COLUMNS, "sample-cpu": SAMPLE_COLUMNS, "step-cuda": GPU_COLUMNS}
+LINES = {"step-cpu": step_line, "sample-cpu": sample_line, "step-cuda": gpu_line}
 LEGENDS = {
     "step-cpu": "From “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
     "sample-cpu": "From “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
+    "step-cuda": "From “exact” to “in a graph”: bandwidth as a share of the measured copy's. From"
+    " “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
 }
 
 

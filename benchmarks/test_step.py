@@ -1,4 +1,7 @@
-"""One step on a CPU, float32: every contender of updates.py, side by side, shape by shape."""
+"""One step, float32: every contender of updates.py, side by side, shape by shape.
+
+On a CPU, or with ``LANGEVIN_DEVICE=cuda`` on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,16 @@ import math
 import pytest
 import torch
 
-from conftest import Measure
+from conftest import DEVICE, Measure
 from updates import CONTENDERS, HIGH, LOW, Contender, compiler, has_compiler
 
-SHAPES = [(64, 3, 32, 32), (64, 1, 28, 28), (10_000, 2), (64, 3, 64, 64), (1_000_000, 2)]
+ON_CPU = [(4, 2), (64, 3, 32, 32), (64, 1, 28, 28), (10_000, 2), (64, 3, 64, 64), (1_000_000, 2)]
+ON_GPU = [
+    (64, 3, 32, 32), (1_000_000, 2),  # what people run
+    (262_144, 256), (65_536, 1024), (32_768, 3072), (8192, 12_288), (4096, 16_384), (512, 150_528),
+]  # fmt: skip
+SHAPES = ON_CPU if DEVICE.type == "cpu" else ON_GPU
+HERE = [name for name, contender in CONTENDERS.items() if DEVICE.type in contender.devices]
 
 # torch.compile imports torch.utils.mkldnn, which is written in the TorchScript torch deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -29,10 +38,10 @@ def chosen(name: str) -> Contender:
 def inputs(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(shape, generator=generator) * (HIGH - LOW) + LOW
-    return x, torch.randn(shape, generator=generator)
+    return x.to(DEVICE), torch.randn(shape, generator=generator).to(DEVICE)
 
 
-@pytest.mark.parametrize("name", [name for name, c in CONTENDERS.items() if c.law])
+@pytest.mark.parametrize("name", [name for name in HERE if CONTENDERS[name].law])
 def test_a_contender_does_its_work(name: str, threads: int) -> None:
     """Fresh noise in every step, of the right mean and scale in clipped and unclipped chains."""
     contender = chosen(name)
@@ -59,7 +68,7 @@ def test_a_contender_does_its_work(name: str, threads: int) -> None:
     assert abs((first * second).mean()) < 5 / math.sqrt(first.numel())
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 def test_step(measure: Measure, shape: tuple[int, ...], threads: int, name: str) -> None:
     contender = chosen(name)
@@ -67,7 +76,7 @@ def test_step(measure: Measure, shape: tuple[int, ...], threads: int, name: str)
     torch.manual_seed(0)
     measure(
         contender.build(x, grad),
-        suite="step-cpu",
+        suite=f"step-{DEVICE.type}",
         contender=name,
         library=contender.library,
         energy="none",

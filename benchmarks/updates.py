@@ -38,9 +38,12 @@ def column(per_chain: Tensor, x: Tensor) -> Tensor:
 # ---- ours --------------------------------------------------------------------------------------
 
 
-def ours(x: Tensor, grad: Tensor, stats: StepStats | None = None) -> Step:
+def ours(
+    x: Tensor, grad: Tensor, stats: StepStats | None = None, noise: Noise | None = None
+) -> Step:
     """One call, in place."""
-    noise, b = Noise(0), bound(grad)
+    noise, b = noise or Noise(0), bound(grad)
+    backend = "triton" if x.is_cuda else "native"  # by name, so that it is timed or fails
 
     def step() -> Tensor:
         return langevin_step_(
@@ -52,7 +55,7 @@ def ours(x: Tensor, grad: Tensor, stats: StepStats | None = None) -> Step:
             max_grad_norm=b,
             clamp=(LOW, HIGH),
             stats=stats,
-            backend="native",  # by name, so that it is timed or fails
+            backend=backend,
         )
 
     return step
@@ -60,7 +63,45 @@ def ours(x: Tensor, grad: Tensor, stats: StepStats | None = None) -> Step:
 
 def ours_with_stats(x: Tensor, grad: Tensor) -> Step:
     """The same, which also records each chain's norm, gamma and finiteness."""
-    return ours(x, grad, StepStats.empty(x.shape[0]))
+    return ours(x, grad, StepStats.empty(x.shape[0], x.device))
+
+
+def ours_approximate(x: Tensor, grad: Tensor) -> Step:
+    """The same with noise by the GPU's own logarithm, sine and cosine."""
+    return ours(x, grad, noise=Noise(0, approximate=True))
+
+
+def ours_16_bit_gradient(x: Tensor, grad: Tensor) -> Step:
+    """The same with a bfloat16 gradient: 10 bytes to an element for 12."""
+    return ours(x, grad.bfloat16())
+
+
+def ours_approximate_16_bit_gradient(x: Tensor, grad: Tensor) -> Step:
+    return ours(x, grad.bfloat16(), noise=Noise(0, approximate=True))
+
+
+def ours_graphed(x: Tensor, grad: Tensor) -> Step:
+    """The same in a CUDA graph, its position on the GPU."""
+    return graphed(ours(x, grad, noise=Noise(0, device=x.device)))
+
+
+def graphed(step: Step) -> Step:
+    """A step captured once and replayed: what it costs without Python."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        x = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return x
+
+    return replay
 
 
 # ---- what people write -------------------------------------------------------------------------
@@ -101,6 +142,11 @@ def tuned(x: Tensor, grad: Tensor, update: Callable[..., Tensor] = tuned_update_
     """The loop tuned: in place, noise into one buffer, no temporary of the state's size."""
     b, xi = bound(grad), torch.empty_like(x)
     return lambda: update(x, grad, b, xi)
+
+
+def tuned_graphed(x: Tensor, grad: Tensor) -> Step:
+    """`tuned` in a CUDA graph; torch's generator knows how to go on in replays."""
+    return graphed(tuned(x, grad))
 
 
 # ---- torch.compile of both ---------------------------------------------------------------------
@@ -220,6 +266,11 @@ def registers(x: Tensor, grad: Tensor) -> Step:
     return step
 
 
+def copy(x: Tensor, grad: Tensor) -> Step:
+    """No step: ``x.copy_(grad)``, 8 bytes to an element: what a GPU's step is held to."""
+    return lambda: x.copy_(grad)
+
+
 def memory(x: Tensor, grad: Tensor) -> Step:
     """No step: the memory traffic alone, ``x.add_(grad)``, 12 bytes to an element."""
     return lambda: x.add_(grad)
@@ -248,6 +299,7 @@ class Contender(NamedTuple):
     """None where nothing is stepped."""
     package: str = "torch"
     compiles: bool = False
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def module(self) -> str:
@@ -258,19 +310,28 @@ class Contender(NamedTuple):
         return f"{self.package} {version(self.package)}"
 
 
+GPU = ("cuda",)
 CONTENDERS = {
     "ours": Contender(ours, package="langevin_ext"),
     "ours-stats": Contender(ours_with_stats, package="langevin_ext"),
+    "ours-approximate": Contender(ours_approximate, package="langevin_ext", devices=GPU),
+    "ours-bf16": Contender(ours_16_bit_gradient, package="langevin_ext", devices=GPU),
+    "ours-bf16-approximate": Contender(
+        ours_approximate_16_bit_gradient, package="langevin_ext", devices=GPU
+    ),
+    "ours-graph": Contender(ours_graphed, package="langevin_ext", devices=GPU),
     "loop": Contender(loop),
     "tuned": Contender(tuned),
+    "tuned-graph": Contender(tuned_graphed, devices=GPU),
     "loop-compiled": Contender(loop_compiled, compiles=True),
     "loop-compiled-noise-outside": Contender(loop_compiled_noise_outside, compiles=True),
     "tuned-compiled": Contender(tuned_compiled, compiles=True),
     "tuned-compiled-noise-outside": Contender(tuned_compiled_noise_outside, compiles=True),
     "torchebm": Contender(torchebm, unclipped_law, "torchebm"),
     "ebmkit": Contender(ebmkit, element_clipped_law, "ebmkit"),
-    "registers": Contender(registers, None, "langevin_ext"),
+    "registers": Contender(registers, None, "langevin_ext", devices=("cpu",)),
     "memory": Contender(memory, None),
+    "copy": Contender(copy, None),
 }
 
 

@@ -29,6 +29,13 @@ def _native() -> str:
     return f"{native.isa()} ({threads}); built with {native.compiler}; has {', '.join(native.isas)}"
 
 
+def _triton() -> str:
+    reason = backends.why_not("triton", torch.device("cuda"))
+    if reason:
+        return f"not available: {reason}"
+    return "available" if torch.cuda.is_available() else "installed; there is no GPU to run it on"
+
+
 def _device() -> str:
     if not torch.cuda.is_available():
         return "none"
@@ -46,6 +53,7 @@ def environment() -> dict[str, str]:
         "triton": _version("triton"),
         "processor": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "GPU": _device(),
+        "triton backend": _triton(),
         "native backend": _native(),
         "reference backend": "available",
         "build": f"LANGEVIN_BUILD={record.get('requested', 'unknown')}: {backends.build_report()}",
