@@ -6,7 +6,10 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.installed
 CONSTRAINED = -c constraints.txt
 
-.PHONY: demo test test-slow bench lint clean
+# `make gpu` installs nothing: it takes the python3 at hand, with its torch, triton and pytest.
+ON_GPU  = LANGEVIN_DEVICE=cuda PYTHONPATH=.:python $(PYTHON)
+
+.PHONY: demo test test-slow bench gpu lint clean
 
 demo: $(READY)  ## learn handwritten digits; pictures and numbers in runs/demo
 	rm -rf runs/demo
@@ -26,6 +29,15 @@ bench: $(READY)  ## the step and the sampler against what else there is; rows to
 	    --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
 	$(BIN)/python benchmarks/rows.py build/bench.json
 	$(BIN)/python benchmarks/table.py --write
+
+gpu:  ## on a machine with CUDA: builds, the suite on CUDA tensors, the step against a copy
+	$(PYTHON) setup.py build_ext --inplace
+	$(ON_GPU) -m pytest tests
+	mkdir -p build
+	$(ON_GPU) -m pytest benchmarks/test_step.py --benchmark-disable-gc --benchmark-max-time=0.3 \
+	    --benchmark-columns=median,iqr,rounds --benchmark-json=build/gpu.json
+	$(ON_GPU) benchmarks/rows.py build/gpu.json
+	$(ON_GPU) benchmarks/table.py step-cuda
 
 lint: $(READY)  ## what the pre-commit hooks check
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[dev]'
