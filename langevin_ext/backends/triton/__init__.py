@@ -6,9 +6,9 @@ of it. With ``TRITON_INTERPRET=1`` the same kernels run on a CPU in Triton's int
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import NamedTuple
+import functools
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -27,6 +27,7 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 
 _INFINITY = float("inf")
 _MOST_PARTS = 512  # partial sums of a row; every tile of the row adds them up, from the L2 cache
+_CURRENT = nullcontext()
 _DEVICES = {"cpu": INTERPRETED, "cuda": True}
 
 
@@ -50,6 +51,7 @@ class Tiling(NamedTuple):
         return -(-rows // self.rows) * -(-cols // self.block)
 
 
+@functools.cache
 def tiling(cols: int, itemsize: int = 4) -> Tiling:
     """How to cut rows of ``cols`` numbers of ``itemsize`` bytes."""
     vector = 16 // itemsize
@@ -91,14 +93,11 @@ def _kept_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return grad if slope == state and grad.dtype == x.dtype else _kept(grad, x)
 
 
-@contextlib.contextmanager
-def _on(device: torch.device) -> Iterator[None]:
-    """Launch on a device; Triton launches on the current one."""
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            yield
-    else:
-        yield
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """To launch on a device: Triton launches on the current one."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return _CURRENT
+    return torch.cuda.device(device)
 
 
 def _place(position: Position | None, x: Tensor) -> tuple[Tensor | None, int, int, int, int]:

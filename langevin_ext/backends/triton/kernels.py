@@ -21,13 +21,16 @@ _ANYWHERE = ["drifts", "diffusions", "bounds", "norms", "gammas", "finites"]  # 
 
 @triton.jit
 def _tile(D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr):
-    """The first row and column of this program's tile, and the rows and columns in it."""
+    """This program's first row and column, the rows and columns of its tile, and each number's
+    offset from the first."""
     across: tl.constexpr = (D + BLOCK - 1) // BLOCK
     row = (tl.program_id(0) // across).to(tl.int64) * R
     col = (tl.program_id(0) % across).to(tl.int64) * BLOCK
     # The noise comes four to a thread; a wider load of 16-bit gradients would be reshuffled.
     c = tl.max_contiguous(tl.arange(0, BLOCK), 4 if BLOCK > 4 else BLOCK)
-    return row, col, tl.arange(0, R)[:, None], c[None, :]
+    r, c = tl.arange(0, R)[:, None], c[None, :]
+    at = r * D + c if R > 1 else c  # a row alone may be longer than an int32
+    return row, col, r, c, at
 
 
 @triton.jit
@@ -144,10 +147,9 @@ def step_tile(
 ):
     """One step of one tile, in place; every operation in the order of the reference."""
     dtype: tl.constexpr = x.dtype.element_ty
-    row, col, r, c = _tile(D, R, BLOCK)
+    row, col, r, c, at = _tile(D, R, BLOCK)
     here = row + r < rows
     inside = here & (col + c < D)
-    at = r * D + c
     x += row * D + col
     grad += row * D + col
     v = tl.load(x + at, mask=inside, other=0.0)
@@ -256,7 +258,7 @@ def draw_tile(
     NOISE: tl.constexpr,  # "uniform", "exact" or "approximate"
 ):
     """The numbers of one tile, float32."""
-    row, col, r, c = _tile(D, R, BLOCK)
+    row, col, r, c, at = _tile(D, R, BLOCK)
     w0, w1, w2, w3 = _words(origin, seed, step, noise_stream, first_chain, row, col, R, BLOCK)
     if NOISE == "uniform":
         z = interleave(
@@ -264,4 +266,4 @@ def draw_tile(
         )
     else:
         z = _normals(w0, w1, w2, w3, NOISE == "approximate", D, R, BLOCK)
-    tl.store(out + row * D + col + (r * D + c), z, mask=(row + r < rows) & (col + c < D))
+    tl.store(out + row * D + col + at, z, mask=(row + r < rows) & (col + c < D))
