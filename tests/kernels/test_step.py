@@ -167,7 +167,7 @@ def test_every_option_has_the_bits_of_the_reference(option: str) -> None:
 @pytest.mark.parametrize("precision", list(PRECISIONS)[1:])
 def test_every_precision_has_the_bits_of_the_reference(precision: str) -> None:
     dtype = PRECISIONS[precision][0]
-    for shape in ((300, 3), (9, 100), (3, 784), (2, 8193)):  # float64 is cut after 8192
+    for shape in ((300, 3), (9, 100), (2, 784), (1, 8193)):  # float64 is cut after 8192
         x, grad = state_and_gradient(*shape, precision)
         for option in ("plain", "everything", "per coordinate"):
             check(x, grad, options(*shape, dtype)[option], (shape, option))
@@ -215,7 +215,7 @@ def test_a_norm_is_within_8_ulp(precision: str, monkeypatch: pytest.MonkeyPatch)
 def test_the_partial_sums_of_a_very_long_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """More tiles than partial sums: each takes several, the last fewer."""
     monkeypatch.setattr(kernels, "_MOST_PARTS", 3)
-    for shape in ((2, 16385), (2, 20001), (1, 28672)):  # 5 and 7 tiles in 3 sums, 7 full ones
+    for shape in ((2, 16385), (1, 20001), (1, 28672)):  # 5 and 7 tiles in 3 sums, 7 full ones
         x, grad = state_and_gradient(*shape)
         for option in ("everything", "a bound per chain, per coordinate"):
             check(x, grad, options(*shape)[option], (shape, option))
