@@ -33,7 +33,9 @@ def run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, backe
             stats.grad_norm.zero_()
             stats.gamma.fill_(1)
             stats.finite.fill_(True)
-    elif x.is_contiguous() and not x.is_neg():
+        return
+    _check_memory(x, grad)
+    if x.is_contiguous() and not x.is_neg():
         chosen.step_(x, grad.resolve_neg().contiguous(), step, stats)
         if not x.is_inference():  # a raw write would hide itself from autograd
             torch.autograd.graph.increment_version(x)
@@ -41,6 +43,18 @@ def run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, backe
         y = x.resolve_neg().contiguous()
         chosen.step_(y, grad.resolve_neg().contiguous(), step, stats)
         x.copy_(y)
+
+
+def _check_memory(*tensors: Tensor) -> None:
+    try:
+        if all(t.data_ptr() for t in tensors):
+            return
+    except RuntimeError:  # fake tensors, and tensors under vmap; torch's symbolic zeros have 0
+        pass
+    raise DeviceError(
+        "the state or its gradient has no memory of its own: pass tensors with values, and call"
+        " langevin_step under vmap and torch.func"
+    )
 
 
 def _refuse_repetition(position: Position) -> None:
@@ -177,35 +191,23 @@ _implement("step", _step, _step_fake)
 
 
 class _Step(torch.autograd.Function):
-    """The step to autograd and vmap: the backward pass makes the noise again from its position."""
+    """The step to autograd: the backward pass makes the noise again from its position."""
 
     @staticmethod
-    def forward(*arguments: Any) -> Any:
+    def forward(ctx: Any, *inputs: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.langevin_ext.step(*arguments)
+            output = torch.ops.langevin_ext.step(*inputs)
+        _Step.setup(ctx, inputs, output)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, *arguments, _ = inputs
         place = arguments[1] if arguments[1] is None else arguments[1].clone()  # it may move on
         tensors = [a if isinstance(a, Tensor) else None for a in arguments]
         ctx.save_for_backward(x, *tensors[:1], place, *tensors[2:])
         ctx.others = [None if isinstance(a, Tensor) else a for a in arguments]
         ctx.mark_non_differentiable(*output[1:])
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        """The mapped axis is not a chain axis: the chains of every slice have the same noise."""
-        slices = [
-            step(
-                *(
-                    a if d is None else a.select(d, i)
-                    for a, d in zip(arguments, in_dims, strict=True)
-                )
-            )
-            for i in range(info.batch_size)
-        ]
-        return tuple(map(torch.stack, zip(*slices, strict=True))), (0, 0, 0, 0)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -225,15 +227,52 @@ class _Step(torch.autograd.Function):
         return dx, *gradients.values(), None
 
 
-library.impl("step", _Step.apply, "Autograd")  # type: ignore[no-untyped-call]
-torch.library.register_vmap("langevin_ext::step", _Step.vmap, lib=library)
+class _TransformedStep(_Step):
+    """The same to torch.func, which looks into a Function of this form but not into an operator.
+
+    This form takes torch 20 us longer to call.
+    """
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.langevin_ext.step(*inputs)
+
+    setup_context = _Step.setup
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        """The mapped axis is not a chain axis: the chains of every slice have the same noise."""
+        slices = [
+            step(
+                *(
+                    a if d is None else a.select(d, i)
+                    for a, d in zip(arguments, in_dims, strict=True)
+                )
+            )
+            for i in range(info.batch_size)
+        ]
+        return tuple(map(torch.stack, zip(*slices, strict=True))), (0, 0, 0, 0)
+
+
+def _step_with_autograd(*inputs: Any) -> Any:
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
+        return _Step.apply(*inputs)  # type: ignore[no-untyped-call]
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.langevin_ext.step(*inputs)
+
+
+library.impl("step", _step_with_autograd, "Autograd")  # type: ignore[no-untyped-call]
+torch.library.register_vmap("langevin_ext::step", _TransformedStep.vmap, lib=library)
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func, vmap among them, is at work."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def step(*arguments: Any) -> Any:
-    """langevin_ext::step, also inside the transforms of ``torch.func``.
-
-    Those look into a Function, but not into an operator's autograd kernel.
-    """
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return _Step.apply(*arguments)  # type: ignore[no-untyped-call]
+    """langevin_ext::step, under torch.func too."""
+    if not torch.compiler.is_compiling() and is_transformed():
+        return _TransformedStep.apply(*arguments)  # type: ignore[no-untyped-call]
     return torch.ops.langevin_ext.step(*arguments)

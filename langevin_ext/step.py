@@ -138,6 +138,12 @@ def langevin_step(
     derivative is that of ``torch.clamp``; at |g| = b it is that of the unclipped side.
     """
     bound = INFINITY if max_grad_norm is None else max_grad_norm
+    if _is_ordinary(x, grad, drift, diffusion, bound):
+        return langevin_step_(
+            x.detach().clone(), grad, drift=drift, diffusion=diffusion, noise=noise,
+            max_grad_norm=max_grad_norm, per=per, noise_power=noise_power,
+            reference_precision=reference_precision, clamp=clamp, stats=stats, backend=backend,
+        )  # fmt: skip
     call = _call(
         x, grad, drift, diffusion, noise, bound, per, noise_power, reference_precision, clamp,
         stats, backend,
@@ -149,6 +155,16 @@ def langevin_step(
     if noise is not None:
         noise.advance()
     return y
+
+
+def _is_ordinary(x: Tensor, *others: Coefficient) -> bool:
+    """Whether a functional step is one in place of a copy: nobody asks for a gradient or traces."""
+    if torch.compiler.is_compiling() or ops.is_transformed() or type(x) is not Tensor:
+        return False
+    learned = (x, *others) if torch.is_grad_enabled() else ()
+    if any(isinstance(t, Tensor) and t.requires_grad for t in learned):
+        return False
+    return x.is_contiguous()  # of elements that overlap a copy would not
 
 
 def _check_noise(noise: Noise | None) -> None:

@@ -217,9 +217,9 @@ BUGS = (
     ),
     Bug(
         "a gradient inside the state's memory is read too late",
-        "langevin_ext/backends/native.py",
-        "        grad = grad.clone()\n",
-        "        grad = grad.view_as(grad)\n",
+        "langevin_ext/backends/_memory.py",
+        "return value.clone() if shared else value",
+        "return value",
         "tests/test_step.py::test_a_state_may_overlap_its_gradient",
     ),
     # ---- the rules ----
@@ -473,7 +473,7 @@ BUGS = (
     ),
     Bug(
         "a step size in the state is read after it has changed in Triton",
-        "langevin_ext/backends/triton/__init__.py",
+        "langevin_ext/backends/_memory.py",
         "return value.clone() if shared else value",
         "return value",
         "tests/kernels/test_step.py::test_coefficients_may_be_views_of_what_is_written",

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader reports its absence
-from .._types import Position, StepSpec, StepStats
-from ..errors import DeviceError
+from .._types import Coefficient, Position, StepSpec, StepStats
+from ._memory import apart, gradient_apart
 
 isas: tuple[str, ...] = _C.isas
 """Instruction sets compiled and supported here, best first."""
@@ -50,39 +50,20 @@ def normals_in_registers(count: int) -> float:
     return float(_C.normals_in_registers(count))
 
 
-def _inside(value: Tensor, x: Tensor) -> bool:
-    """Whether values share memory with the state that is about to change."""
-    return -value.nbytes < value.data_ptr() - x.data_ptr() < x.nbytes
-
-
-def _scalar_and_pointer(
-    value: float | Tensor, written: list[Tensor], keep: list[Tensor]
-) -> tuple[float, int]:
-    """A coefficient as one number, or the address of many, kept alive in ``keep``."""
-    if not isinstance(value, Tensor):
-        return value, 0
-    keep.append(value.clone() if any(_inside(value, t) for t in written) else value)
-    return 0.0, keep[-1].data_ptr()
-
-
 def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> None:
     """One step of ``x`` (B, ...) in place; both tensors contiguous."""
     if x.dtype == torch.float64 and grad.dtype != torch.float64:
         grad = grad.double()
-    try:
-        readable = x.data_ptr() and grad.data_ptr()
-    except RuntimeError:
-        readable = 0
-    if not readable:  # fake tensors, torch's symbolic zeros, tensors under vmap
-        raise DeviceError(
-            "the state or its gradient has no memory of its own: pass tensors with values, and"
-            " call langevin_step under vmap and torch.func"
-        )
-    # The kernel reads a gradient after writing the states before it.
-    if _inside(grad, x) and (grad.data_ptr() != x.data_ptr() or grad.dtype != x.dtype):
-        grad = grad.clone()
+    grad = gradient_apart(grad, x)
     drift, diffusion, bound, per_coordinate, power, rho, low, high, position = step
-    written, keep = [x, *(stats or ())], list[Tensor]()
+    kept: list[Tensor] = []  # until the kernel is done
+
+    def number_and_address(value: Coefficient) -> tuple[float, int]:
+        if not isinstance(value, Tensor):
+            return value, 0
+        kept.append(apart(value, x, *(stats or ())))
+        return 0.0, kept[-1].data_ptr()
+
     rows = x.shape[0]
     _C.step(
         _DTYPES[x.dtype, grad.dtype],
@@ -90,9 +71,9 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
         grad.data_ptr(),
         rows,
         x.numel() // rows,
-        *_scalar_and_pointer(drift, written, keep),
-        *_scalar_and_pointer(diffusion, written, keep),
-        *_scalar_and_pointer(bound, written, keep),
+        *number_and_address(drift),
+        *number_and_address(diffusion),
+        *number_and_address(bound),
         rho,
         low,
         high,

@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from ..._types import Coefficient, Position, StepSpec, StepStats
-from ...errors import DeviceError
+from .._memory import apart, gradient_apart
 
 if tuple(int(n) for n in triton.__version__.split(".")[:2]) < (3, 6):
     raise ImportError(f"triton {triton.__version__} is too old: 3.6 is needed")
@@ -72,27 +72,6 @@ def tiling(cols: int, itemsize: int = 4) -> Tiling:
     return Tiling(rows, block, min((w for w in (1, 2, 4, 8, 16) if w >= fewest), key=cost))
 
 
-def _kept(value: Tensor, *written: Tensor) -> Tensor:
-    """The tensor, or a copy if it shares memory with what a kernel is about to write."""
-    at = value.data_ptr()
-    shared = any(-value.nbytes < at - t.data_ptr() < t.nbytes for t in written)
-    return value.clone() if shared else value
-
-
-def _kept_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """As `_kept`; but a state may be its own gradient: a tile is read before it is written."""
-    try:
-        state, slope = x.data_ptr(), grad.data_ptr()
-    except RuntimeError:
-        state = slope = 0
-    if not (state and slope):  # fake tensors, torch's symbolic zeros, tensors under vmap
-        raise DeviceError(
-            "the state or its gradient has no memory of its own: pass tensors with values, and"
-            " under vmap or torch.func call langevin_step"
-        )
-    return grad if slope == state and grad.dtype == x.dtype else _kept(grad, x)
-
-
 def _on(device: torch.device) -> AbstractContextManager[Any]:
     """To launch on a device: Triton launches on the current one."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
@@ -120,11 +99,11 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
     """One step of ``x`` (B, ...) in place; both tensors contiguous."""
     rows = x.shape[0]
     cols = x.numel() // rows
-    grad = _kept_gradient(grad, x)
+    grad = gradient_apart(grad, x)
     written = (x, *(stats or ()))
 
     def number_and_each(value: Coefficient) -> tuple[float, Tensor | None]:
-        return (0.0, _kept(value, *written)) if isinstance(value, Tensor) else (value, None)
+        return (0.0, apart(value, *written)) if isinstance(value, Tensor) else (value, None)
 
     drift, drifts = number_and_each(step.drift)
     diffusion, diffusions = number_and_each(step.diffusion)
