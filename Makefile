@@ -9,7 +9,11 @@ CONSTRAINED = -c constraints.txt
 # `make gpu` installs nothing: it takes the python3 at hand, with its torch, triton and pytest.
 ON_GPU  = LANGEVIN_DEVICE=cuda PYTHONPATH=.:python $(PYTHON)
 
-.PHONY: demo test test-slow bench gpu lint clean
+# The kernels compile one by one; with pytest-xdist at hand many do at a time.
+PARALLEL = $(shell $(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null)
+TRITON  = 3.6.0
+
+.PHONY: demo test test-slow test-triton bench gpu lint clean
 
 demo: $(READY)  ## learn handwritten digits; pictures and numbers in runs/demo
 	rm -rf runs/demo
@@ -22,6 +26,11 @@ test: $(READY)  ## the ordinary suite, and the Triton kernels in Triton's interp
 test-slow: $(READY)  ## what is too long for every run: 1e8 normals, planted bugs, builds, the demo
 	$(BIN)/python -m pytest tests -m slow --timeout 3600
 
+test-triton: $(READY)  ## the kernels under another Triton: make test-triton TRITON=3.6.0
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/triton-$(TRITON) triton==$(TRITON)
+	PYTHONPATH=build/triton-$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+	PYTHONPATH=build/triton-$(TRITON) $(BIN)/python -m pytest tests/test_codegen.py
+
 bench: $(READY)  ## the step and the sampler against what else there is; rows to benchmarks/results
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[bench]'
 	mkdir -p build
@@ -32,7 +41,7 @@ bench: $(READY)  ## the step and the sampler against what else there is; rows to
 
 gpu:  ## on a machine with CUDA: builds, the suite on CUDA tensors, the step against a copy
 	$(PYTHON) setup.py build_ext --inplace
-	$(ON_GPU) -m pytest tests
+	$(ON_GPU) -m pytest tests $(PARALLEL)
 	mkdir -p build
 	$(ON_GPU) -m pytest benchmarks/test_step.py --benchmark-disable-gc --benchmark-max-time=0.3 \
 	    --benchmark-columns=median,iqr,rounds --benchmark-json=build/gpu.json

@@ -84,30 +84,15 @@ def check_position(position: Position, chains: int, columns: int) -> None:
         raise NoiseError(f"{columns} coordinates to a chain: there is noise for 2**34")
 
 
-def refuse_grad(
-    x: Tensor,
-    grad: Tensor,
-    drift: Coefficient,
-    diffusion: Coefficient,
-    max_grad_norm: Coefficient,
-) -> None:
-    """An in-place step has no gradient in any of its arguments."""
-    if x.requires_grad:
-        name = "x"
-    elif grad.requires_grad:
-        name = "grad"
-    elif isinstance(drift, Tensor) and drift.requires_grad:
-        name = "drift"
-    elif isinstance(diffusion, Tensor) and diffusion.requires_grad:
-        name = "diffusion"
-    elif isinstance(max_grad_norm, Tensor) and max_grad_norm.requires_grad:
-        name = "max_grad_norm"
-    else:
-        return
-    raise GradientError(
-        f"{name} requires grad, and an in-place step has no gradient: call langevin_step,"
-        f" detach {name}, or step under torch.no_grad()"
-    )
+def refuse_grad(*values: Coefficient) -> None:
+    """An in-place step of (x, grad, drift, diffusion, max_grad_norm) has no gradient in any."""
+    names = "x", "grad", "drift", "diffusion", "max_grad_norm"
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise GradientError(
+                f"{name} requires grad, and an in-place step has no gradient: call langevin_step,"
+                f" detach {name}, or step under torch.no_grad()"
+            )
 
 
 def refuse_tangents(*values: Coefficient | None) -> None:
@@ -115,9 +100,8 @@ def refuse_tangents(*values: Coefficient | None) -> None:
     if forward_ad._current_level < 0:
         return
     for value in values:
-        if not isinstance(value, Tensor):
-            continue
-        if forward_ad.unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
+        dual = isinstance(value, Tensor) and forward_ad.unpack_dual(value)  # type: ignore[no-untyped-call]
+        if dual and dual.tangent is not None:
             raise GradientError("a step has no forward-mode derivative: differentiate in reverse")
 
 

@@ -73,7 +73,7 @@ def sample(
         autocast: bfloat16 or float16 for the energy; the state stays as it is.
         channels_last: hand the energy its states in this memory format; None decides by a fixed
             rule. The noise is the same in either.
-        backend: ``"auto"``, ``"native"`` or ``"reference"``.
+        backend: ``"auto"``, ``"triton"``, ``"native"`` or ``"reference"``.
 
     Raises:
         NonFiniteError, EnergyError, SamplingInterrupted: each with ``samples``, what was drawn.

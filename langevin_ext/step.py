@@ -69,7 +69,7 @@ def langevin_step_(
         reference_precision: rho = 1 / sigma^2 of a Gaussian reference measure, >= 0.
         clamp: (lo, hi), either of them None; lo < hi.
         stats: filled in the same pass: `StepStats.empty(B, x.device, x.dtype)`.
-        backend: ``"auto"``, ``"native"`` or ``"reference"``.
+        backend: ``"auto"``, ``"triton"``, ``"native"`` or ``"reference"``.
 
     Returns:
         ``x``.

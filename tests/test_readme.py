@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 import runpy
 import subprocess
@@ -49,6 +51,24 @@ def test_the_tables_are_made_from_the_rows() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_gpus_table_shows_shares_of_the_measured_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1000 elements: a copy of 8 bytes each in 10 us, the exact step of 12 in 20: 75 %."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    rows, table = importlib.import_module("rows"), importlib.import_module("table")
+    blank = {field.name: "" for field in dataclasses.fields(rows.Row)}
+    times = {"ours": 20.0, "ours-bf16": 25.0, "copy": 10.0, "tuned": 90.0}
+    made = [
+        rows.Row(
+            **blank | {"contender": name, "shape": "10x100", "elements": 1000, "median_us": us}
+        )
+        for name, us in times.items()
+    ]
+    line = table.table("step-cuda", made).splitlines()[4]
+    cells = dict(zip(table.GPU_COLUMNS, [cell.strip() for cell in line.strip("|").split("|")]))
+    assert (cells["exact"], cells["bf16 gradient"], cells["approximate"]) == ("75%", "50%", "-")
+    assert (cells["tuned"], cells["µs"]) == ("4.50", "20.0")
 
 
 def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
