@@ -7,7 +7,7 @@ device, and a run goes on exactly from (seed, step). `langevin_ext.philox` defin
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any
 
@@ -50,6 +50,14 @@ def _integer(name: str, value: Any, limit: int, meaning: str) -> int:
 def _cells(seed: int, step: int) -> list[int]:
     """What the tensor of a position holds: 64 bits of seed, two's complement, and the step."""
     return [seed - 2**64 if seed >= 2**63 else seed, step]
+
+
+def _lasting(make: Callable[[], Tensor]) -> Tensor:
+    """A tensor that can be written to later, even if it is made in inference mode."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        return make()
+    with torch.inference_mode(False):
+        return make()
 
 
 def _restore(state: dict[str, int], device: str, approximate: bool, fixed: bool) -> Noise:
@@ -117,15 +125,12 @@ class Noise:
         """Put seed and step into memory of this noise's own."""
         pair = _cells(seed, step)
         self._cells: memoryview | None = None
-        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):
-                return self._place(seed, step, device)
         if torch.compiler.is_compiling() or device.type != "cpu":
-            self._origin = torch.tensor(pair, dtype=torch.int64, device=device)
+            self._origin = _lasting(lambda: torch.tensor(pair, dtype=torch.int64, device=device))
         else:
             memory = np.array(pair, dtype=np.int64)
-            self._origin, self._cells = torch.from_numpy(memory), memory.data
-        return None
+            self._origin = _lasting(lambda: torch.from_numpy(memory))
+            self._cells = memory.data
 
     @property
     def seed(self) -> int:
@@ -159,7 +164,7 @@ class Noise:
 
     @property
     def fixed(self) -> bool:
-        """Whether this is a copy made by `at`, which never advances."""
+        """Whether this is a copy made by `at`, or a view made by `ahead`: they never advance."""
         return self._fixed
 
     def at(self, step: int) -> Noise:
@@ -186,12 +191,11 @@ class Noise:
 
     def clone(self) -> Noise:
         """An independent copy at the same position, free to advance."""
-        if self._cells is None:
-            copy = self._like(self._origin.clone(), None)
-            copy._offset = self._offset
-            return copy
         copy = self._like(self._origin, None)
-        copy._place(*self._read(), self.device)
+        if self._cells is None:
+            copy._origin, copy._offset = _lasting(self._origin.clone), self._offset
+        else:
+            copy._place(*self._read(), self.device)
         return copy
 
     def _like(self, origin: Tensor, cells: memoryview | None) -> Noise:

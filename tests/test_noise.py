@@ -17,7 +17,7 @@ from torch import Tensor
 from langevin_ext import Noise, Purpose, langevin_step, langevin_step_
 from langevin_ext.errors import NoiseError, ShapeError
 
-from .conftest import ON_CPU, assert_same_bits, normals, on_a_device, places, same_bits
+from .conftest import DEVICE, ON_CPU, assert_same_bits, normals, on_a_device, places, same_bits
 
 LAST_STEP, LAST_STREAM, LAST_CHAIN, LAST_SEED = 2**48 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1
 
@@ -129,6 +129,15 @@ def test_noise_whose_step_is_on_a_device_is_the_same_noise() -> None:
     assert here == there
     there.load_state_dict(Noise(4, step=2**48 - 1).state_dict())
     assert places(there) == (4, 0, 0, 2**48 - 1)
+
+
+def test_noise_made_in_inference_mode_lasts() -> None:
+    with torch.inference_mode():
+        here = Noise(1)
+        copies = here, here.clone(), on_a_device(here).clone(), here.at(2), here.to(DEVICE)
+    for noise in copies:
+        noise.reference().origin.add_(0)  # type: ignore[union-attr]
+        noise.advance()
 
 
 def test_loading_a_state_keeps_the_memory_that_graphs_hold() -> None:

@@ -59,14 +59,11 @@ def test_a_gpus_table_shows_shares_of_the_measured_copy(monkeypatch: pytest.Monk
     rows, table = importlib.import_module("rows"), importlib.import_module("table")
     blank = {field.name: "" for field in dataclasses.fields(rows.Row)}
     times = {"ours": 20.0, "ours-bf16": 25.0, "copy": 10.0, "tuned": 90.0}
-    made = [
-        rows.Row(
-            **blank | {"contender": name, "shape": "10x100", "elements": 1000, "median_us": us}
-        )
-        for name, us in times.items()
-    ]
+    blank |= {"shape": "10x100", "elements": 1000}
+    made = [rows.Row(**blank | {"contender": c, "median_us": us}) for c, us in times.items()]
     line = table.table("step-cuda", made).splitlines()[4]
-    cells = dict(zip(table.GPU_COLUMNS, [cell.strip() for cell in line.strip("|").split("|")]))
+    values = [cell.strip() for cell in line.strip("|").split("|")]
+    cells = dict(zip(table.GPU_COLUMNS, values, strict=True))
     assert (cells["exact"], cells["bf16 gradient"], cells["approximate"]) == ("75%", "50%", "-")
     assert (cells["tuned"], cells["µs"]) == ("4.50", "20.0")
 
