@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from langevin_ext import AniLA, EnergyGradient, Langevin, Noise, Samples, langevin_step_, sample
 from langevin_ext.errors import EnergyError, GradientError, NonFiniteError, SamplingInterrupted
 
-from .conftest import assert_same_bits, normals, places, same_bits
+from .conftest import assert_same_bits, normals, on_a_device, places, same_bits
 
 RULES = {
     "Langevin": (Langevin(0.3, temperature=0.5), {}),
@@ -223,6 +223,16 @@ def test_a_noise_is_advanced_by_the_steps_and_a_fixed_one_is_not() -> None:
     for _ in range(2):
         assert_same_bits(sample(quartic, x0, RULE, 4, seed=fixed).x, first)
     assert fixed.step == 5
+
+
+def test_noise_on_a_device_samples_the_same() -> None:
+    """Its step is then known to a tensor there alone, which the run advances."""
+    x0, noise = normals(6, 3), on_a_device(Noise(2**64 - 5, 32, step=9))
+    got = sample(quartic, x0, AniLA(1.0, 0.1), 4, seed=noise, burn_in=2)
+    want = sample(quartic, x0, AniLA(1.0, 0.1), 4, seed=Noise(2**64 - 5, 32, step=9), burn_in=2)
+    assert_same_bits(got.x, want.x)
+    assert noise.step == 15
+    assert_same_bits(*(sample(quartic, s.state, AniLA(1.0, 0.1), 3).x for s in (got, want)))
 
 
 def test_shards_are_rows_of_the_whole() -> None:
