@@ -63,15 +63,16 @@ def gpu_line(case: Case, _: Case) -> list[str]:
         return BYTES[contender] * case[contender].elements / time(case[contender])
 
     def share(contender: str) -> str:
-        if contender not in case or "copy" not in case:
+        copy = "copy-graph" if contender.endswith("graph") else "copy"
+        if contender not in case or copy not in case:
             return "-"
-        return f"{bandwidth(contender) / bandwidth('copy'):.0%}"
+        return f"{bandwidth(contender) / bandwidth(copy):.0%}"
 
     return [
         ours.shape,
         figure(time(ours)),
         figure(bandwidth("copy") / 1e6) if "copy" in case else "-",
-        *map(share, list(BYTES)[:-1]),
+        *map(share, list(BYTES)[:-2]),
         *(ratio(against, c) for c in ("loop", "tuned", "tuned-graph", "compiled", "torchebm")),
     ]
 
@@ -99,7 +100,7 @@ SAMPLE_COLUMNS = [
 ]  # fmt: skip
 BYTES = {
     "ours": 12, "ours-approximate": 12, "ours-bf16": 10, "ours-bf16-approximate": 10,
-    "ours-graph": 12, "copy": 8,
+    "ours-graph": 12, "copy": 8, "copy-graph": 8,
 }  # fmt: skip
 """To an element: what each contender of a GPU moves, of which the table says the bandwidth."""
 GPU_COLUMNS = [

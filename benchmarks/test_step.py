@@ -36,9 +36,8 @@ def chosen(name: str) -> Contender:
 
 
 def inputs(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(shape, generator=generator) * (HIGH - LOW) + LOW
-    return x.to(DEVICE), torch.randn(shape, generator=generator).to(DEVICE)
+    drawn = {"generator": torch.Generator(DEVICE).manual_seed(0), "device": DEVICE}
+    return torch.rand(shape, **drawn) * (HIGH - LOW) + LOW, torch.randn(shape, **drawn)
 
 
 @pytest.mark.parametrize("name", [name for name in HERE if CONTENDERS[name].law])

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from langevin_ext import Noise, StepStats, langevin_step_
+from langevin_ext import Noise, StepStats, __version__, langevin_step_
 
 DRIFT, DIFFUSION, LOW, HIGH = 0.01, 0.1, -1.0, 1.0
 
@@ -82,11 +82,16 @@ def ours_approximate_16_bit_gradient(x: Tensor, grad: Tensor) -> Step:
 
 def ours_graphed(x: Tensor, grad: Tensor) -> Step:
     """The same in a CUDA graph, its position on the GPU."""
-    return graphed(ours(x, grad, noise=Noise(0, device=x.device)))
+    return graphed(ours(x, grad, noise=Noise(0, device=x.device)), x)
 
 
-def graphed(step: Step) -> Step:
-    """A step captured once and replayed: what it costs without Python."""
+def copy_graphed(x: Tensor, grad: Tensor) -> Step:
+    return graphed(copy(x, grad), x)
+
+
+def graphed(step: Step, x: Tensor) -> Step:
+    """A step of ``x`` in place, captured once and replayed: what it costs without Python."""
+    start = x.clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -95,7 +100,8 @@ def graphed(step: Step) -> Step:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        x = step()
+        step()
+    x.copy_(start)  # from before it was warmed up
 
     def replay() -> Tensor:
         graph.replay()
@@ -146,7 +152,7 @@ def tuned(x: Tensor, grad: Tensor, update: Callable[..., Tensor] = tuned_update_
 
 def tuned_graphed(x: Tensor, grad: Tensor) -> Step:
     """`tuned` in a CUDA graph; torch's generator knows how to go on in replays."""
-    return graphed(tuned(x, grad))
+    return graphed(tuned(x, grad), x)
 
 
 # ---- torch.compile of both ---------------------------------------------------------------------
@@ -307,6 +313,8 @@ class Contender(NamedTuple):
 
     @property
     def library(self) -> str:
+        if self.package == "langevin_ext":  # perhaps only on the path
+            return f"langevin_ext {__version__}"
         return f"{self.package} {version(self.package)}"
 
 
@@ -324,14 +332,19 @@ CONTENDERS = {
     "tuned": Contender(tuned),
     "tuned-graph": Contender(tuned_graphed, devices=GPU),
     "loop-compiled": Contender(loop_compiled, compiles=True),
-    "loop-compiled-noise-outside": Contender(loop_compiled_noise_outside, compiles=True),
+    "loop-compiled-noise-outside": Contender(
+        loop_compiled_noise_outside, compiles=True, devices=("cpu",)
+    ),
     "tuned-compiled": Contender(tuned_compiled, compiles=True),
-    "tuned-compiled-noise-outside": Contender(tuned_compiled_noise_outside, compiles=True),
+    "tuned-compiled-noise-outside": Contender(
+        tuned_compiled_noise_outside, compiles=True, devices=("cpu",)
+    ),
     "torchebm": Contender(torchebm, unclipped_law, "torchebm"),
     "ebmkit": Contender(ebmkit, element_clipped_law, "ebmkit"),
     "registers": Contender(registers, None, "langevin_ext", devices=("cpu",)),
     "memory": Contender(memory, None),
     "copy": Contender(copy, None),
+    "copy-graph": Contender(copy_graphed, None, devices=GPU),
 }
 
 

@@ -1,5 +1,5 @@
-// langevin_ext._C: data pointers, sizes and scalars in, nothing of torch. langevin_ext/backends/
-// native.py is the only caller and checks what it passes.
+// langevin_ext._C: data pointers, sizes and scalars in, from langevin_ext/backends/native.py, which
+// is given what has been checked. Only plain_step takes tensors, and looks at them itself.
 #include <pybind11/pybind11.h>
 
 #include <stdexcept>

@@ -1,5 +1,6 @@
 #include "plain_step.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -33,6 +34,18 @@ bool number(py::handle object, double& value) {
   if (!PyFloat_CheckExact(object.ptr())) return false;
   value = PyFloat_AS_DOUBLE(object.ptr());
   return true;
+}
+
+// A finite number that is neither 0 nor infinite in the state's type.
+bool coefficient(py::handle object, bool wide, double& value) {
+  return number(object, value) && value > 0 &&
+         (wide ? value < HUGE_VAL : value >= FLT_TRUE_MIN && value <= FLT_MAX);
+}
+
+bool bound(py::handle object, bool wide, double& value) {
+  value = HUGE_VAL;
+  return object.is_none() || coefficient(object, wide, value) ||
+         (number(object, value) && value == HUGE_VAL);
 }
 
 bool integer(py::handle object, PyObject* attribute, uint64_t& value) {
@@ -98,7 +111,8 @@ PlainStep::PlainStep(py::module_ torch) {
   const py::object tensor = torch.attr("Tensor");
   tensor_ = py::object(tensor).release().ptr();
   get_num_threads_ = py::object(torch.attr("get_num_threads")).release().ptr();
-  increment_version_ = py::object(torch.attr("_C").attr("_increment_version")).release().ptr();
+  increment_version_ =
+      py::object(torch.attr("autograd").attr("graph").attr("increment_version")).release().ptr();
   const auto intern = [](const char* name) { return PyUnicode_InternFromString(name); };
   is_neg_ = intern("is_neg"), is_inference_ = intern("is_inference");
   requires_grad_ = intern("requires_grad");
@@ -149,16 +163,15 @@ bool PlainStep::operator()(const StepKernels& kernels, py::handle x, py::handle 
   Step s{};
   s.x = state.data, s.grad = slope.data;
   s.rows = state.shape[0], s.cols = count / s.rows;
+  const bool wide = types == kDouble;
   double power;
-  s.bound.value = HUGE_VAL;
-  if (!number(drift, s.drift.value) || !(s.drift.value > 0 && s.drift.value < HUGE_VAL) ||
-      !number(diffusion, s.diffusion.value) ||
-      !(s.diffusion.value > 0 && s.diffusion.value < HUGE_VAL) ||
-      !(max_grad_norm.is_none() || number(max_grad_norm, s.bound.value)) || !(s.bound.value > 0) ||
-      !number(noise_power, power) || !(power == 0 || power == 0.5 || power == 1) ||
+  if (!coefficient(drift, wide, s.drift.value) ||
+      !coefficient(diffusion, wide, s.diffusion.value) ||
+      !bound(max_grad_norm, wide, s.bound.value) || !number(noise_power, power) ||
+      !(power == 0 || power == 0.5 || power == 1) ||
       !number(reference_precision, s.reference_precision) ||
       !(s.reference_precision >= 0 && s.reference_precision < HUGE_VAL) ||
-      !read_clamp(clamp, types == kDouble, s.low, s.high))
+      !read_clamp(clamp, wide, s.low, s.high))
     return false;
   s.twice_noise_power = static_cast<int>(2 * power);
   s.per_coordinate = is(per, "coordinate");
@@ -166,40 +179,47 @@ bool PlainStep::operator()(const StepKernels& kernels, py::handle x, py::handle 
 
   const Owned cells(PyObject_GetAttr(noise.ptr(), cells_));
   if (!cells.object || !PyMemoryView_Check(cells.object)) return false;
-  auto* place = static_cast<int64_t*>(PyMemoryView_GET_BUFFER(cells.object)->buf);
+  const Py_buffer* memory = PyMemoryView_GET_BUFFER(cells.object);
   uint64_t offset, stream;
-  if (!integer(noise, offset_, offset) || !integer(noise, stream_, stream) ||
+  if (memory->readonly || memory->len != 2 * sizeof(int64_t) || !integer(noise, offset_, offset) ||
+      !integer(noise, stream_, stream) || stream > UINT16_MAX ||
       !integer(noise, first_chain_, s.noise.first_chain))
     return false;
+  auto* place = static_cast<int64_t*>(memory->buf);
   s.noisy = true;
   s.noise.seed = place[0], s.noise.step = place[1] + offset;
   s.noise.stream = static_cast<uint32_t>(stream);
   if (s.noise.step >= kMaxStep || s.noise.first_chain + s.rows > kMaxChain) return false;
 
   if (!stats.is_none()) {
-    if (!PyTuple_Check(stats.ptr()) || PyTuple_GET_SIZE(stats.ptr()) != 3) return false;
+    // A NamedTuple, that is, and not any tuple.
+    if (!PyTuple_Check(stats.ptr()) || PyTuple_CheckExact(stats.ptr()) ||
+        PyTuple_GET_SIZE(stats.ptr()) != 3)
+      return false;
     DLTensor t[3];
     for (int i = 0; i < 3; ++i) {
       const bool flag = i == 2;
-      if (!read(PyTuple_GET_ITEM(stats.ptr(), i), t[i]) || t[i].ndim != 1 ||
-          t[i].shape[0] != s.rows || t[i].code != (flag ? kDLBool : kDLFloat) ||
-          t[i].bits != (flag ? 8 : state.bits))
+      const py::handle record = PyTuple_GET_ITEM(stats.ptr(), i);
+      if (!read(record, t[i]) || !is_false(record, requires_grad_) || !says_no(record, is_neg_) ||
+          !says_no(record, is_inference_) || t[i].ndim != 1 || t[i].shape[0] != s.rows ||
+          t[i].code != (flag ? kDLBool : kDLFloat) || t[i].bits != (flag ? 8 : state.bits))
         return false;
     }
     s.grad_norm = t[0].data, s.gamma = t[1].data, s.finite = static_cast<bool*>(t[2].data);
   }
 
+  // First, while no other thread of Python runs: noise may be skipped, but never repeated.
+  if (is_false(noise, fixed_)) ++place[1];
   if (count < kSerial) {
     run_step(kernels, types, s, 1);
   } else {
-    const Owned threads(PyObject_CallNoArgs(get_num_threads_));
-    const int most = threads.object ? static_cast<int>(PyLong_AsLong(threads.object)) : 1;
+    const auto threads = py::reinterpret_borrow<py::object>(get_num_threads_)().cast<int>();
     const py::gil_scoped_release release;
-    run_step(kernels, types, s, most);
+    run_step(kernels, types, s, threads);
   }
-  if (is_false(noise, fixed_)) ++place[1];
-  const Owned written(PyTuple_Pack(1, x.ptr()));
-  const Owned told(PyObject_CallOneArg(increment_version_, written.object));
+  const auto written = py::make_tuple(x);
+  const auto tell = py::reinterpret_borrow<py::object>(increment_version_);
+  tell(stats.is_none() ? py::object(written) : py::object(written + stats));
   return true;
 }
 

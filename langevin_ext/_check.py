@@ -23,6 +23,7 @@ from .errors import (
 INFINITY = float("inf")
 MAX_STEP, MAX_STREAM, MAX_CHAIN, MAX_COLUMNS = 2**48, 2**16, 2**32, 2**34
 _FLOAT32_MAX = torch.finfo(torch.float32).max
+_FLOAT32_LEAST = 2.0**-149
 _STATES = torch.float32, torch.float64
 _HALVES = torch.bfloat16, torch.float16
 
@@ -50,9 +51,9 @@ def check_step(
     noise_power = check_noise_power(noise_power)
     reference_precision = check_number("reference_precision", reference_precision, zero=True)
     _check_range(low, high, x.dtype)
-    drift = check_coefficient("drift", drift, x)
-    diffusion = check_coefficient("diffusion", diffusion, x, zero=True)
-    max_grad_norm = check_coefficient("max_grad_norm", max_grad_norm, x, infinite=True)
+    check_coefficient("drift", drift, x)
+    check_coefficient("diffusion", diffusion, x, zero=True)
+    check_coefficient("max_grad_norm", max_grad_norm, x, infinite=True)
     if position is not None:
         chains = x.shape[0]
         check_position(position, chains, x.numel() // max(chains, 1))
@@ -61,9 +62,16 @@ def check_step(
     elif position is None:
         raise NoiseError("noise=None with a diffusion that is not 0: pass a Noise(seed)")
     return StepSpec(
-        drift, diffusion, max_grad_norm, per_coordinate, noise_power, reference_precision, low,
-        high, position,
+        _as_taken(drift, x), _as_taken(diffusion, x), _as_taken(max_grad_norm, x), per_coordinate,
+        noise_power, reference_precision, low, high, position,
     )  # fmt: skip
+
+
+def _as_taken(value: Coefficient, x: Tensor) -> Coefficient:
+    """A coefficient as a backend takes it."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    return value.to(x.device, x.dtype).expand(x.shape[:1]).resolve_neg().contiguous()
 
 
 def check_position(position: Position, chains: int, columns: int) -> None:
@@ -73,7 +81,12 @@ def check_position(position: Position, chains: int, columns: int) -> None:
         NoiseError: a chain id would reach 2**32 or a coordinate 2**34; or the last of the
             2**48 steps has been consumed. (A step on a device is not looked at.)
     """
-    _, step, _, first_chain, _, _ = position
+    _, step, stream, first_chain, _, _ = position
+    if step < 0 or first_chain < 0 or not 0 <= stream < MAX_STREAM:
+        raise NoiseError(
+            f"step={step}, stream={stream}, first_chain={first_chain}: none of them may be"
+            " negative, and a stream must be below 2**16"
+        )
     if step >= MAX_STEP:
         raise NoiseError("step=2**48: the noise of this stream is used up; take another stream")
     if first_chain + chains > MAX_CHAIN:
@@ -143,8 +156,7 @@ def check_state(x: Tensor, name: str = "x") -> None:
     """A state is a strided float32 or float64 tensor (B, ...) whose elements do not overlap."""
     if not isinstance(x, Tensor):
         raise DtypeError(f"{name} is a {type(x).__name__}: pass a torch.Tensor")
-    if x.layout != torch.strided or x.is_quantized or x.is_nested:
-        raise DtypeError(f"{name} must be a dense strided tensor, got layout {x.layout}")
+    _check_dense(name, x)
     if x.dtype not in _STATES:
         hint = ""
         if x.dtype in _HALVES:
@@ -166,6 +178,12 @@ def check_state(x: Tensor, name: str = "x") -> None:
         )
 
 
+def _check_dense(name: str, t: Tensor) -> None:
+    if t.layout != torch.strided or t.is_quantized or t.is_nested:
+        kind = "nested" if t.is_nested else "quantized" if t.is_quantized else f"layout {t.layout}"
+        raise DtypeError(f"{name} must be a dense strided tensor, got {kind}")
+
+
 def _overlaps(x: Tensor) -> bool:
     """Whether elements may share memory: an axis steps inside what the finer ones span."""
     span = 0
@@ -181,6 +199,7 @@ def check_gradient(x: Tensor, grad: Tensor) -> None:
     """A gradient has the state's shape and device, and its dtype or a 16-bit one."""
     if not isinstance(grad, Tensor):
         raise DtypeError(f"grad is a {type(grad).__name__}: pass a torch.Tensor")
+    _check_dense("grad", grad)
     if grad.shape != x.shape:
         raise ShapeError(f"grad has shape {tuple(grad.shape)}, the state {tuple(x.shape)}")
     if grad.device != x.device:
@@ -189,8 +208,6 @@ def check_gradient(x: Tensor, grad: Tensor) -> None:
         raise DtypeError(
             f"grad is {grad.dtype}; for a {x.dtype} state give {x.dtype}, bfloat16 or float16"
         )
-    if grad.layout != torch.strided:
-        raise DtypeError(f"grad must be a dense strided tensor, got layout {grad.layout}")
 
 
 def check_stats(x: Tensor, stats: StepStats) -> None:
@@ -204,6 +221,10 @@ def check_stats(x: Tensor, stats: StepStats) -> None:
             raise DtypeError(f"stats.{name} is {t.dtype}; this state needs {dtype}")
         if t.device != x.device:
             raise DeviceError(f"stats.{name} is on {t.device}, the state on {x.device}")
+        if t.requires_grad or t.is_neg():
+            raise GradientError(
+                f"stats.{name} requires grad or is a negated view: it is written to"
+            )
 
 
 def check_clamp(clamp: Clamp | None) -> tuple[float, float]:
@@ -251,10 +272,14 @@ def check_number(name: str, value: object, *, zero: bool = False, infinite: bool
 
 def check_coefficient(
     name: str, value: Coefficient, x: Tensor, *, zero: bool = False, infinite: bool = False
-) -> Coefficient:
-    """A number, or a contiguous (B,) tensor in the state's dtype and on its device."""
+) -> None:
+    """A number in the state's range, or a tensor with one for all chains or one for each."""
     if not isinstance(value, Tensor):
-        return check_number(name, value, zero=zero, infinite=infinite)
+        number = check_number(name, value, zero=zero, infinite=infinite)
+        legal = number in (0, INFINITY) or _FLOAT32_LEAST <= number <= _FLOAT32_MAX
+        if x.dtype == torch.float32 and not legal:
+            raise StepSizeError(f"{name}={value!r}: in float32, as the state, it is 0 or infinite")
+        return
     if value.shape not in (torch.Size(), x.shape[:1]):
         raise ShapeError(
             f"{name} has shape {tuple(value.shape)}: give a number, a 0-d tensor or one of shape"
@@ -264,4 +289,3 @@ def check_coefficient(
         raise DtypeError(f"{name} is {value.dtype}: give a floating point tensor")
     if value.device != x.device and value.dim():
         raise DeviceError(f"{name} is on {value.device}, the state on {x.device}")
-    return value.to(x.device, x.dtype).expand(x.shape[:1]).resolve_neg().contiguous()

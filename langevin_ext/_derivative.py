@@ -23,8 +23,9 @@ def step_gradients(
         ddrift = -gamma <G, g> - rho <G, x>,  ddiffusion = gamma^p <G, xi>
     """
     chains, shape, p, rho = x.shape[0], x.shape, call.noise_power, call.reference_precision
+    columns = shape[1:].numel()
     drift, diffusion, bound = call.coefficients
-    out, x, grad = (t.reshape(chains, -1).to(x.dtype) for t in (out, x, call.grad))
+    out, x, grad = (t.reshape(chains, columns).to(x.dtype) for t in (out, x, call.grad))
 
     def column(value: Coefficient) -> Tensor:
         return torch.as_tensor(value, dtype=x.dtype, device=x.device).expand(chains)[:, None]
@@ -43,7 +44,10 @@ def step_gradients(
         return t if call.per_coordinate else t.sum(1, keepdim=True)
 
     along, noisy = total(inside * grad), total(inside * xi)
-    slope = torch.where(clipped, -a * along + p * s * gamma ** (p - 1) * noisy, 0.0)
+    slope = -a * along
+    if p:  # gamma may be too small for its power -1
+        slope = slope + p * s * gamma ** (p - 1) * noisy
+    slope = torch.where(clipped, slope, 0.0)
     dx = inside * (1 - a * rho)
     dgrad = -a * gamma * inside - slope * gamma * grad / safe**2
     ddrift = (-gamma * along - rho * total(inside * x)).sum(1)

@@ -38,6 +38,10 @@ class Position(NamedTuple):
         return self._replace(seed=seed % 2**64, step=step + self.step, origin=None)
 
 
+NOWHERE = Position(0, 0, 0, 0)
+"""Of a step without noise."""
+
+
 class StepSpec(NamedTuple):
     """One checked step: what a backend takes besides the state, its gradient and the stats."""
 

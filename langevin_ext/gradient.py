@@ -54,7 +54,7 @@ class EnergyGradient:
             grad, value = torch.func.grad(self._total, has_aux=True)(self._point(x))
         elif torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
-                return self(x)
+                return self(x.clone() if x.is_inference() else x)
         else:
             with torch.enable_grad():
                 point = self._point(x).requires_grad_()
@@ -66,7 +66,7 @@ class EnergyGradient:
                         raise
                     raise GradientError(_INDEPENDENT) from error
         # A copy: an energy may return a view of its input, which is about to change.
-        return value.detach().view(x.shape[0]).to(x.dtype, copy=True), grad
+        return value.detach().view(x.shape[0]).to(x.dtype, copy=True), grad.detach()
 
     def _point(self, x: Tensor) -> Tensor:
         """Where to take the gradient: x, in the energy's memory format."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import ops
 from ._check import MAX_CHAIN, MAX_STEP, MAX_STREAM, check_backend, check_position
 from ._types import Position
-from .errors import ArgumentError, DtypeError, NoiseError, ShapeError
+from .errors import ArgumentError, DeviceError, DtypeError, NoiseError, ShapeError
 from .philox import philox4x32 as philox4x32
 
 
@@ -84,12 +84,15 @@ class Noise:
             from the exact noise by rounding (some 1e-6, at worst 1e-3 near zero). On a CPU the
             noise is always exact.
 
+    Threads that step at the same time want a noise each.
+
     Raises:
         NoiseError: a value does not fit the counter; nothing ever wraps around.
     """
 
     # Seed and step are one int64 tensor, which compiled code reads and advances. On the CPU the
-    # cells are the same memory, for Python to do so in a twentieth of the time.
+    # cells are the same memory, for Python to do so in a twentieth of the time. Besides this file
+    # csrc/plain_step.cpp knows these names.
     __slots__ = (
         "_approximate",
         "_cells",
@@ -119,7 +122,10 @@ class Noise:
         self._first_chain = _integer("first_chain", first_chain, MAX_CHAIN, "a chain id")
         self._approximate = bool(approximate)
         self._offset, self._fixed = 0, False
-        self._place(seed, step, torch.device("cpu" if device is None else device))
+        place = torch.device("cpu" if device is None else device)
+        if place.type == "meta":
+            raise DeviceError("a meta device holds no seed and step")
+        self._place(seed, step, place)
 
     def _place(self, seed: int, step: int, device: torch.device) -> None:
         """Put seed and step into memory of this noise's own."""
@@ -159,6 +165,8 @@ class Noise:
         return self._approximate
 
     def _read(self) -> tuple[int, int]:
+        if torch.compiler.is_compiling():
+            raise NoiseError("in compiled code seed and step are in a tensor: read them outside")
         seed, step = self._origin.tolist() if self._cells is None else self._cells
         return seed % 2**64, step + self._offset
 
@@ -192,7 +200,7 @@ class Noise:
     def clone(self) -> Noise:
         """An independent copy at the same position, free to advance."""
         copy = self._like(self._origin, None)
-        if self._cells is None:
+        if self._cells is None or torch.compiler.is_compiling():
             copy._origin, copy._offset = _lasting(self._origin.clone), self._offset
         else:
             copy._place(*self._read(), self.device)
@@ -217,18 +225,20 @@ class Noise:
             raise NoiseError(f"stream={self._stream}: a stream with purposes is a multiple of 16")
         copy = self.clone()
         copy._stream += low_bits
+        copy._fixed = self._fixed
         return copy
 
     def shard(self, first_chain: int) -> Noise:
         """A copy at the same position whose row 0 is chain ``first_chain``."""
         copy = self.clone()
         copy._first_chain = _integer("first_chain", first_chain, MAX_CHAIN, "a chain id")
+        copy._fixed = self._fixed
         return copy
 
     def to(self, device: torch.device | str) -> Noise:
         """A copy at the same position whose seed and step live on ``device``."""
         copy = self.clone()
-        copy._offset = 0
+        copy._offset, copy._fixed = 0, self._fixed
         copy._place(*self._read(), torch.device(device))
         return copy
 
@@ -240,7 +250,7 @@ class Noise:
                 device, or in compiled code, that is not looked at.)
         """
         if type(steps) is not int or not 0 <= steps <= MAX_STEP:
-            steps = _integer("steps", steps, 2 * MAX_STEP, "a number of steps")
+            steps = _integer("steps", steps, MAX_STEP + 1, "a number of steps")
         if self._fixed:
             return
         cells = self._cells
@@ -251,18 +261,18 @@ class Noise:
             raise NoiseError(f"step={cells[1]} and {steps} more: the noise ends at step 2**48")
         cells[1] += steps
 
-    def here(self) -> Position:
+    def by_value(self) -> Position:
         """Where the next step draws from, as numbers if they are at hand; nothing is checked."""
         cells = self._cells
         if cells is None:
-            return self.reference()
+            return self.by_reference()
         seed, step = cells
         return Position(
             seed % 2**64, step + self._offset, self._stream, self._first_chain, None,
             self._approximate,
         )  # fmt: skip
 
-    def reference(self) -> Position:
+    def by_reference(self) -> Position:
         """Where the next step draws from, as the tensor that holds it and an offset."""
         return Position(
             0, self._offset, self._stream, self._first_chain, self._origin, self._approximate
@@ -275,7 +285,7 @@ class Noise:
             NoiseError: a chain id would reach 2**32 or a coordinate 2**34; or the last of the
                 2**48 steps has been consumed.
         """
-        position = self.here()
+        position = self.by_value()
         check_position(position, chains, columns)
         return position
 
@@ -315,19 +325,21 @@ class Noise:
         device: torch.device | str | None,
         backend: str,
     ) -> Tensor:
-        shape = tuple(shape) if isinstance(shape, Iterable) else ()
-        if not shape or any(n < 0 for n in shape):
-            raise ShapeError(f"shape={shape}: give (B, ...), chains first")
-        if not dtype.is_floating_point:
+        sizes = tuple(shape) if isinstance(shape, Iterable) else ()
+        if not sizes or any(type(n) is not int or n < 0 for n in sizes):
+            raise ShapeError(f"shape={shape}: give (B, ...) in ints, chains first")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise DtypeError(f"dtype={dtype}: noise is floating point")
         check_backend(backend)
-        columns = torch.Size(shape[1:]).numel()
-        _, offset, stream, first_chain, origin, approximate = self.reference()
+        columns = torch.Size(sizes[1:]).numel()
+        _, offset, stream, first_chain, origin, approximate = self.by_reference()
+        if device is None and self.device.type != "cpu":
+            device = self.device
         where = torch.empty(0, device=device).device
         out: Tensor = law(
-            origin, offset, stream, first_chain, approximate, shape[0], columns, where, backend
+            origin, offset, stream, first_chain, approximate, sizes[0], columns, where, backend
         )
-        return out.view(shape).to(dtype)
+        return out.view(sizes).to(dtype)
 
     def state_dict(self) -> dict[str, int]:
         """The position as four integers; `load_state_dict` goes on from them."""
@@ -353,8 +365,11 @@ class Noise:
         stream = _integer("stream", state["stream"], MAX_STREAM, "a stream")
         first_chain = _integer("first_chain", state["first_chain"], MAX_CHAIN, "a chain id")
         self._stream, self._first_chain, self._offset = stream, first_chain, 0
-        with torch.no_grad():  # in place: compiled code and graphs hold this memory
-            self._origin.copy_(torch.tensor(_cells(seed, step)))
+        pair = _cells(seed, step)  # in place: compiled code and graphs hold this memory
+        if self._cells is None:
+            self._origin.copy_(torch.tensor(pair, device=self._origin.device))
+        else:
+            self._cells[0], self._cells[1] = pair
 
     def __reduce__(self) -> Any:
         return _restore, (self.state_dict(), str(self.device), self._approximate, self._fixed)

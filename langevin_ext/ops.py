@@ -6,7 +6,8 @@
 
 A position is an int64 tensor ``[seed, step]``, on the CPU or on the state's device, which no
 operator changes, and an offset from its step. A coefficient is a number, or the tensor beside it
-if there is one. An eager in-place step does without all this: it is a plain call of `run_`.
+if there is one. An eager in-place step does without all this: it is a plain call of `run_`, or of
+`backends.plain_step`.
 """
 
 from __future__ import annotations
@@ -17,32 +18,47 @@ import torch
 from torch import Tensor
 
 from . import backends
-from ._check import check_gradient, check_position, check_step, refuse_grad
+from ._check import (
+    check_gradient,
+    check_position,
+    check_state,
+    check_step,
+    refuse_grad,
+    refuse_tangents,
+)
 from ._derivative import step_gradients
 from ._types import Position, StepCall, StepSpec, StepStats
-from .errors import ArgumentError, DeviceError, NoiseError
+from .errors import ArgumentError, DeviceError, GradientError, NoiseError
 
 
-def run_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, backend: str) -> None:
-    """One checked step of ``x`` in place, on the named backend."""
+def ready(x: Tensor, grad: Tensor, step: StepSpec, backend: str) -> backends.Backend:
+    """The backend for a checked step, once nothing is left that could refuse it."""
+    chosen = backends.resolve(backend, "cpu" if x.is_cpu else x.device.type)
+    if x.numel():
+        _check_memory(x, grad, *(c for c in step[:3] if isinstance(c, Tensor)))
     if x.is_cuda and step.position is not None:
         _refuse_repetition(step.position)
-    chosen = backends.resolve(backend, "cpu" if x.is_cpu else x.device.type)
+    return chosen
+
+
+def run_(
+    x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, chosen: backends.Backend
+) -> None:
+    """One checked step of ``x`` in place."""
     if x.numel() == 0:
         if stats is not None:
             stats.grad_norm.zero_()
             stats.gamma.fill_(1)
             stats.finite.fill_(True)
         return
-    _check_memory(x, grad)
+    written = [t for t in (x, *(stats or ())) if not t.is_inference()]
     if x.is_contiguous() and not x.is_neg():
         chosen.step_(x, grad.resolve_neg().contiguous(), step, stats)
-        if not x.is_inference():  # a raw write would hide itself from autograd
-            torch.autograd.graph.increment_version(x)
     else:
         y = x.resolve_neg().contiguous()
         chosen.step_(y, grad.resolve_neg().contiguous(), step, stats)
         x.copy_(y)
+    torch.autograd.graph.increment_version(written)  # a raw write would hide itself from autograd
 
 
 def _check_memory(*tensors: Tensor) -> None:
@@ -52,7 +68,8 @@ def _check_memory(*tensors: Tensor) -> None:
     except RuntimeError:  # fake tensors, and tensors under vmap; torch's symbolic zeros have 0
         pass
     raise DeviceError(
-        "the state or its gradient has no memory of its own: pass tensors with values, and call"
+        "the state, its gradient or a coefficient has no memory of its own: pass tensors with"
+        " values, and call"
         " langevin_step under vmap and torch.func"
     )
 
@@ -97,7 +114,8 @@ def _position(
         raise ArgumentError(
             f"position is {origin.dtype} of shape {tuple(origin.shape)}: give int64 [seed, step]"
         )
-    if not origin.is_cpu and origin.device != device:
+    elsewhere = device.type, origin.device.index if device.index is None else device.index
+    if not origin.is_cpu and (origin.device.type, origin.device.index) != elsewhere:
         raise DeviceError(f"the noise is on {origin.device}, the state on {device}")
     position = Position(0, offset, stream, first_chain, origin, approximate)
     return position.on_host() if origin.is_cpu else position
@@ -157,15 +175,17 @@ def _run_call_(x: Tensor, call: StepCall, stats: StepStats | None) -> None:
         x, call.grad, *call.coefficients, call.per_coordinate, call.noise_power,
         call.reference_precision, call.low, call.high, position, stats,
     )  # fmt: skip
-    run_(x, call.grad, step, stats, call.backend)
+    run_(x, call.grad, step, stats, ready(x, call.grad, step, call.backend))
 
 
 def _step_(x: Tensor, *arguments: Any) -> None:
     call = StepCall(*arguments[:-3])
     if torch.is_grad_enabled():
         refuse_grad(x, call.grad, *call.coefficients)
-    stats = None if arguments[-1] is None else StepStats(*arguments[-3:])
-    _run_call_(x, call, stats)
+    given = [t is not None for t in arguments[-3:]]
+    if any(given) and not all(given):
+        raise ArgumentError("give all three of grad_norm, gamma and finite, or none")
+    _run_call_(x, call, StepStats(*arguments[-3:]) if all(given) else None)
 
 
 def _step(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -177,10 +197,12 @@ def _step(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _step_in_place_fake(x: Tensor, *arguments: Any) -> None:
+    check_state(x)
     check_gradient(x, arguments[0])
 
 
 def _step_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_state(x)
     check_gradient(x, arguments[0])
     chains = x.shape[0] if arguments[-1] else 0
     return torch.empty_like(x), *StepStats.empty(chains, x.device, x.dtype)
@@ -241,8 +263,18 @@ class _TransformedStep(_Step):
     setup_context = _Step.setup
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise GradientError("a step has no forward-mode derivative: differentiate in reverse")
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         """The mapped axis is not a chain axis: the chains of every slice have the same noise."""
+        if not info.batch_size:
+            x, d = arguments[0], in_dims[0]
+            shape = x.shape if d is None else x.movedim(d, 0).shape[1:]
+            chains = shape[0] if arguments[-1] else 0
+            empty = (x.new_empty(0, *shape), *StepStats.empty(chains, x.device, x.dtype))
+            return tuple(t.new_empty(0, *t.shape[t is empty[0] :]) for t in empty), (0, 0, 0, 0)
         slices = [
             step(
                 *(
@@ -256,6 +288,7 @@ class _TransformedStep(_Step):
 
 
 def _step_with_autograd(*inputs: Any) -> Any:
+    refuse_tangents(*inputs)
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
         return _Step.apply(*inputs)  # type: ignore[no-untyped-call]
     with torch._C._AutoDispatchBelowAutograd():

@@ -8,6 +8,8 @@ The AniLA step is gamma with p = 1/2; a plain Langevin step is b = None.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -28,11 +30,9 @@ from ._check import (
     refuse_grad,
     refuse_tangents,
 )
-from ._types import Clamp, Coefficient, Per, Position, StepCall, StepStats
-from .errors import NoiseError
+from ._types import NOWHERE, Clamp, Coefficient, Per, StepCall, StepStats
+from .errors import ArgumentError, NoiseError
 from .noise import Noise
-
-_NOWHERE = Position(0, 0, 0, 0)
 
 
 def langevin_step_(
@@ -83,8 +83,8 @@ def langevin_step_(
         GradientError: a tensor needs a gradient while grad is enabled; use `langevin_step`.
         BackendError: the named backend cannot do this here.
     """
-    compiling = torch.compiler.is_compiling()
-    if not compiling and forward_ad._current_level < 0 and backend in ("auto", "native"):
+    traced = _is_traced(x, grad)
+    if not traced and backend in ("auto", "native") and type(noise) is Noise:
         plain_step = backends.plain_step()
         if plain_step is not None and plain_step(
             x, grad, drift, diffusion, noise, max_grad_norm, per, noise_power, reference_precision,
@@ -92,7 +92,7 @@ def langevin_step_(
         ):  # fmt: skip
             return x
     bound = INFINITY if max_grad_norm is None else max_grad_norm
-    if compiling or type(x) is not Tensor or type(grad) is not Tensor:
+    if traced:
         call = _call(
             x, grad, drift, diffusion, noise, bound, per, noise_power, reference_precision, clamp,
             stats, backend,
@@ -100,18 +100,25 @@ def langevin_step_(
         if torch.is_grad_enabled():
             refuse_grad(x, grad, *call.coefficients)
         torch.ops.langevin_ext.step_(x, *call, *((None, None, None) if stats is None else stats))
+        if noise is not None:
+            noise.advance()
     else:
         _check_noise(noise)
         check_backend(backend)
+        position = None if noise is None else noise.by_value()
         step = check_step(
             x, grad, drift, diffusion, bound, check_per(per), noise_power, reference_precision,
-            *check_clamp(clamp), None if noise is None else noise.here(), stats,
+            *check_clamp(clamp), position, stats,
         )  # fmt: skip
         if torch.is_grad_enabled():
             refuse_grad(x, grad, drift, diffusion, bound)
-        ops.run_(x, grad, step, stats, backend)
-    if noise is not None:
-        noise.advance()
+        chosen = ops.ready(x, grad, step, backend)
+        read_by_the_kernel = position is not None and position.origin is not None
+        if noise is not None and not read_by_the_kernel:
+            noise.advance()  # first: an interrupt may then skip noise, but never repeat it
+        ops.run_(x, grad, step, stats, chosen)
+        if noise is not None and read_by_the_kernel:
+            noise.advance()
     return x
 
 
@@ -132,13 +139,14 @@ def langevin_step(
 ) -> Tensor:
     """The step of `langevin_step_` as a function: a new tensor, ``x`` as it was.
 
-    Arguments and errors are those of `langevin_step_`. Differentiable in reverse mode, twice, in
-    ``x``, ``grad``, ``drift``, ``diffusion`` and ``max_grad_norm``: the
-    backward pass is in closed form and makes the noise again from its position. At the clamp the
-    derivative is that of ``torch.clamp``; at |g| = b it is that of the unclipped side.
+    Arguments and errors are those of `langevin_step_`. Differentiable in reverse mode, as often as
+    asked, in ``x``, ``grad``, ``drift``, ``diffusion`` and ``max_grad_norm``: the backward pass is
+    in closed form and makes the noise again from its position. At the clamp the derivative is that
+    of ``torch.clamp``; at |g| = b it is that of the unclipped side. Under ``vmap`` every slice has
+    the same noise.
     """
     bound = INFINITY if max_grad_norm is None else max_grad_norm
-    if _is_ordinary(x, grad, drift, diffusion, bound):
+    if _is_a_copy_stepped(x, grad, drift, diffusion, bound):
         return langevin_step_(
             x.detach().clone(), grad, drift=drift, diffusion=diffusion, noise=noise,
             max_grad_norm=max_grad_norm, per=per, noise_power=noise_power,
@@ -157,14 +165,26 @@ def langevin_step(
     return y
 
 
-def _is_ordinary(x: Tensor, *others: Coefficient) -> bool:
-    """Whether a functional step is one in place of a copy: nobody asks for a gradient or traces."""
-    if torch.compiler.is_compiling() or ops.is_transformed() or type(x) is not Tensor:
+def _is_traced(x: Tensor, grad: Tensor) -> bool:
+    """Whether somebody watches for operators: a compiler, a tracer, a mode, a class of tensors."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or type(grad) is not Tensor
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _is_a_copy_stepped(x: Tensor, *others: Any) -> bool:
+    """Whether a functional step is one in place of a copy: nobody watches or wants a gradient."""
+    if _is_traced(x, others[0]) or ops.is_transformed() or x.layout is not torch.strided:
         return False
     learned = (x, *others) if torch.is_grad_enabled() else ()
     if any(isinstance(t, Tensor) and t.requires_grad for t in learned):
         return False
-    return x.is_contiguous()  # of elements that overlap a copy would not
+    return not x.is_nested and x.is_contiguous()  # elements of a copy would not overlap
 
 
 def _check_noise(noise: Noise | None) -> None:
@@ -197,12 +217,14 @@ def _call(
         refuse_tangents(x, grad, drift, diffusion, bound)
         if stats is not None:
             check_stats(x, stats)
+            if ops.is_transformed():
+                raise ArgumentError("stats are written to, which torch.func does not allow")
         for name, value in (("drift", drift), ("diffusion", diffusion), ("max_grad_norm", bound)):
             if isinstance(value, Tensor):
                 check_coefficient(name, value, x)
     _check_noise(noise)
     check_backend(backend)
-    place = _NOWHERE if noise is None else noise.reference()
+    place = NOWHERE if noise is None else noise.by_reference()
     low, high = check_clamp(clamp)
 
     def number(name: str, value: Coefficient, **allowed: bool) -> float:

@@ -45,6 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
         warning = errors.FallbackWarning
         line = f"ignore::{warning.__module__}.{warning.__name__}"
         config.addinivalue_line("filterwarnings", line)
+    if not ON_CPU:  # the first product of matrices in a thread of autograd says this, once
+        config.addinivalue_line("filterwarnings", "ignore:Attempting to run cuBLAS")
+        torch.backends.cudnn.deterministic = True  # some tests ask for the same bits twice
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # and for more than TF32's ten bits
 
 
 @pytest.fixture(autouse=True)

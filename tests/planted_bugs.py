@@ -189,9 +189,30 @@ BUGS = (
     Bug(
         "autograd is not told of a raw write",
         "csrc/plain_step.cpp",
-        "  const Owned told(PyObject_CallOneArg(increment_version_, written.object));\n",
+        "  tell(stats.is_none() ? py::object(written) : py::object(written + stats));\n",
         "",
         "tests/test_step.py::test_an_in_place_step_tells_autograd",
+    ),
+    Bug(
+        "autograd is not told of statistics written raw",
+        "langevin_ext/ops.py",
+        "for t in (x, *(stats or ())) if not",
+        "for t in (x,) if not",
+        "tests/test_plain_step.py::test_the_short_way_is_the_long_way",
+    ),
+    Bug(
+        "noise on a device is advanced before it is read",
+        "langevin_ext/step.py",
+        "if noise is not None and not read_by_the_kernel:",
+        "if noise is not None:",
+        "tests/test_noise.py::test_noise_whose_step_is_on_a_device_is_the_same_noise",
+    ),
+    Bug(
+        "noise copied inside compiled code stays where it was",
+        "langevin_ext/noise.py",
+        "if self._cells is None or torch.compiler.is_compiling():\n            copy._origin",
+        "if self._cells is None:\n            copy._origin",
+        "tests/test_ops.py::test_noise_from_outside_is_copied_inside_a_compiled_function",
     ),
     Bug(
         "a learned bound is stepped in place",

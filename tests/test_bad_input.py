@@ -85,6 +85,11 @@ STEP: list[tuple[str, Any, type[LangevinError], str]] = [
             (name, torch.ones(5, device="meta"), DeviceError, f"{name} is on meta"),
         )
     ),
+    *(
+        (name, value, StepSizeError, re.escape(f"{name}={value!r}: in float32"))
+        for name in ("drift", "diffusion", "max_grad_norm")
+        for value in (1e39, 1e-50)
+    ),
     ("noise", None, NoiseError, "noise=None"),
     ("noise", 3, NoiseError, "noise=3"),
     ("noise", Noise(1, first_chain=2**32 - 4), NoiseError, r"first_chain=4294967292 with 5 chains"),
@@ -245,6 +250,10 @@ CALLS: dict[str, tuple[Callable[[], Any], type[LangevinError], str]] = {
         "seed=",
     ),
     "a purpose beyond the low bits": (lambda: Noise(0).purpose(16), NoiseError, "16"),
+    "a meta device for noise": (lambda: Noise(0, device="meta"), DeviceError, "meta"),
+    "a shape of halves": (lambda: Noise(0).normal((3, 2.5)), ShapeError, "2.5"),  # type: ignore[arg-type]
+    "a shape in letters": (lambda: Noise(0).normal("ab"), ShapeError, "ab"),  # type: ignore[arg-type]
+    "a dtype by name": (lambda: Noise(0).normal((2,), dtype="float32"), DtypeError, "float32"),  # type: ignore[arg-type]
     "integer noise": (
         lambda: Noise(0).normal((2, 3), dtype=torch.int32),
         DtypeError,

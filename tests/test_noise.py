@@ -7,17 +7,19 @@ import math
 import pickle
 from collections.abc import Callable
 from copy import copy as shallow_copy, deepcopy
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from langevin_ext import Noise, Purpose, langevin_step, langevin_step_
 from langevin_ext.errors import NoiseError, ShapeError
 
-from .conftest import DEVICE, ON_CPU, assert_same_bits, normals, on_a_device, places, same_bits
+from .conftest import CPU, DEVICE, ON_CPU, assert_same_bits, normals, on_a_device, places, same_bits
 
 LAST_STEP, LAST_STREAM, LAST_CHAIN, LAST_SEED = 2**48 - 1, 2**16 - 1, 2**32 - 1, 2**64 - 1
 
@@ -76,6 +78,9 @@ def test_copies_are_free_and_independent() -> None:
         (1, 32, 8, 5),
         (1, 34, 3, 5),
     ]
+    fixed = noise.at(9)
+    assert all(copy.fixed for copy in (fixed.shard(8), fixed.purpose(1), fixed.to(DEVICE)))
+    assert not fixed.clone().fixed
 
 
 def test_a_view_stays_ahead_and_never_advances() -> None:
@@ -131,20 +136,50 @@ def test_noise_whose_step_is_on_a_device_is_the_same_noise() -> None:
     assert places(there) == (4, 0, 0, 2**48 - 1)
 
 
+def test_loading_does_not_depend_on_modes() -> None:
+    """A mode that makes other tensors does not make another position."""
+    state = Noise(2**64 - 2, step=9)
+    for mode in (FakeTensorMode(), torch.device("meta")):
+        with mode:
+            noise = Noise(3)
+            noise.load_state_dict(state.state_dict())
+            assert noise == deepcopy(state) == state
+
+
+def test_threads_do_not_share_a_position() -> None:
+    """Plain steps read and advance the noise at once; a switch of threads falls in between."""
+    noise, seen = Noise(5), set()
+    grad = torch.zeros(16, 1000)
+
+    def steps() -> None:
+        for _ in range(50):
+            x = torch.zeros(16, 1000)
+            langevin_step_(x, grad, drift=0.1, diffusion=1.0, noise=noise)
+            seen.add(x[0, 0].item())
+
+    threads = [Thread(target=steps) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert noise.step == 200
+    assert len(seen) == 200
+
+
 def test_noise_made_in_inference_mode_lasts() -> None:
     with torch.inference_mode():
         here = Noise(1)
         copies = here, here.clone(), on_a_device(here).clone(), here.at(2), here.to(DEVICE)
     for noise in copies:
-        noise.reference().origin.add_(0)  # type: ignore[union-attr]
+        noise.by_reference().origin.add_(0)  # type: ignore[union-attr]
         noise.advance()
 
 
 def test_loading_a_state_keeps_the_memory_that_graphs_hold() -> None:
     noise = Noise(1)
-    memory = noise.reference().origin
+    memory = noise.by_reference().origin
     noise.load_state_dict(Noise(2**64 - 2, step=9).state_dict())
-    assert noise.reference().origin is memory
+    assert noise.by_reference().origin is memory
     assert places(noise) == (2**64 - 2, 0, 0, 9)
 
 
@@ -202,7 +237,7 @@ def test_state_dict_goes_through_json() -> None:
 
 def test_none_draws_one_int64_from_the_default_generator() -> None:
     torch.manual_seed(5)
-    drawn = int(torch.empty((), dtype=torch.int64).random_())
+    drawn = int(torch.empty((), dtype=torch.int64, device=CPU).random_())
     after = torch.get_rng_state()
     torch.manual_seed(5)
     assert Noise().seed == drawn
@@ -213,7 +248,8 @@ def test_a_generator_draws_from_itself_alone() -> None:
     generator, twin = (torch.Generator().manual_seed(6) for _ in range(2))
     before = torch.get_rng_state()
     noises = Noise(generator), Noise(generator)
-    drawn = [int(torch.empty((), dtype=torch.int64).random_(generator=twin)) for _ in range(2)]
+    number = torch.empty((), dtype=torch.int64, device=CPU)
+    drawn = [int(number.random_(generator=twin)) for _ in range(2)]
     assert [n.seed for n in noises] == drawn
     assert torch.equal(generator.get_state(), twin.get_state())
     assert torch.equal(torch.get_rng_state(), before)

@@ -164,6 +164,23 @@ def test_a_compiled_backward_pass_is_the_eager_one() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_noise_from_outside_is_copied_inside_a_compiled_function() -> None:
+    noise = Noise(3, stream=16, step=4)
+
+    def chain(x: Tensor) -> Tensor:
+        for place in (noise.at(9), noise.purpose(1), noise.shard(5), noise.clone(), noise.ahead(2)):
+            langevin_step_(x, x.clone(), noise=place, **ANILA)
+        return x
+
+    function, counter = compiled(chain, "aot_eager")
+    for _ in range(2):
+        assert_same_bits(function(normals(4, 10)), chain(normals(4, 10)))
+        noise.advance(3)
+    assert counter.frame_count == 1
+    with pytest.raises(Exception, match="read them outside"):
+        compiled(lambda x: x + noise.step, "eager")[0](normals(4))
+
+
 def test_noise_is_made_moved_and_shown_inside_a_compiled_function() -> None:
     def chain(x: Tensor) -> Tensor:
         noise = Noise(2**64 - 7, stream=16, first_chain=3, step=2)
@@ -193,10 +210,10 @@ def test_the_step_of_a_sampler_compiles_whole(rule: Any) -> None:
     """Gradient and update in one graph, the chain that of the eager rule."""
     energy, noise, eager_noise = EnergyGradient(Smooth()), Noise(5), Noise(5)
     function, counter = compiled(lambda state: rule.step(state, energy, noise), "aot_eager")
-    with torch.no_grad():
-        got, want = (rule.init(energy, normals(4, 10), noise) for _ in range(2))
-        for _ in range(20):
-            got, want = function(got), rule.step(want, energy, eager_noise)
+    got, want = (rule.init(energy, normals(4, 10), noise) for _ in range(2))
+    for _ in range(20):
+        got, want = function(got), rule.step(want, energy, eager_noise)
+    assert not got.x.requires_grad
     assert_same_bits(got.x, want.x)
     assert_same_bits(got.energy, want.energy)
     assert (noise.step, got.step) == (20, 20)
@@ -216,8 +233,8 @@ def test_a_compiled_energy_that_forgets_its_input_is_refused(energy: Any) -> Non
 
 def test_every_slice_of_a_mapped_step_has_the_same_noise() -> None:
     x, g, noise = normals(3, 4, 10), normals(4, 3, 10, seed=1), Noise(5, step=8)
-    stats = torch.vmap(lambda a, b: langevin_step(a, b, noise=noise, **ANILA), in_dims=(0, 1))
-    y = stats(x, g)
+    mapped = torch.vmap(lambda a, b: langevin_step(a, b, noise=noise, **ANILA), in_dims=(0, 1))
+    y = mapped(x, g)
     assert noise.step == 9
     for i in range(3):
         assert_same_bits(y[i], langevin_step(x[i], g[:, i], noise=Noise(5, step=8), **ANILA), i)
@@ -227,10 +244,31 @@ def test_every_slice_of_a_mapped_step_has_the_same_noise() -> None:
     assert_same_bits(y[1, 2], langevin_step(x[2], g[:, 0], noise=Noise(5).at(9), **ANILA))
 
 
-def test_an_in_place_step_cannot_be_mapped() -> None:
+def test_no_slices_are_mapped_to_none() -> None:
+    y = torch.vmap(lambda a: langevin_step(a, a, noise=Noise(5), **ANILA), in_dims=1, out_dims=1)(
+        torch.zeros(4, 0, 10)
+    )
+    assert y.shape == (4, 0, 10)
+
+
+def test_what_cannot_be_mapped_says_so() -> None:
     x = normals(3, 4, 10)
     with pytest.raises(DeviceError, match="call langevin_step under vmap"):
         torch.vmap(lambda a: langevin_step_(a, a.clone(), noise=Noise(5), **ANILA))(x)
+    with pytest.raises(DeviceError, match="or a coefficient has no memory"):
+        torch.vmap(lambda d: langevin_step_(x[0], x[1], drift=d, diffusion=1.0, noise=Noise(5)))(
+            torch.ones(3)
+        )
+    stats = StepStats.empty(4)
+    with pytest.raises(ArgumentError, match="stats are written to"):
+        torch.vmap(lambda a: langevin_step(a, a, noise=Noise(5), stats=stats, **ANILA))(x)
+
+
+def test_forward_mode_is_refused_under_torch_func_too() -> None:
+    x = normals(4, 10)
+    for transform in (torch.func.jacfwd, torch.func.hessian):
+        with pytest.raises(GradientError, match="forward-mode"):
+            transform(lambda a: langevin_step(a, a, noise=Noise(5), **ANILA).sum())(x)
 
 
 def test_the_transforms_of_torch_func_give_autograds_gradients() -> None:
@@ -263,7 +301,7 @@ class Chain(nn.Module):
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
         for _ in range(3):
             x = self.step(x, g * x, noise=self.noise, **ANILA)
-        return x
+        return self.step(x, g * x, noise=self.noise.purpose(1), **ANILA)
 
 
 @pytest.mark.parametrize("step", [langevin_step_, langevin_step])
@@ -281,16 +319,18 @@ def test_an_exported_chain_goes_on_as_the_eager_one(step: Callable[..., Tensor])
     ("step", "target"),
     [(langevin_step_, OPS.step_.default), (langevin_step, OPS.step.default)],
 )
-def test_fake_tensors_take_the_operator(step: Callable[..., Tensor], target: Any) -> None:
+def test_a_tracer_sees_the_operator(step: Callable[..., Tensor], target: Any) -> None:
     """make_fx records one call of it."""
     x, g = normals(4, 10), normals(4, 10, seed=1)
 
     def function(x: Tensor, g: Tensor) -> Tensor:
         return step(x, g, noise=Noise(5).ahead(2), **ANILA)
 
-    graph = make_fx(function, tracing_mode="fake")(x, g)
-    assert [node.target for node in graph.graph.nodes].count(target) == 1
-    assert_same_bits(graph(x.clone(), g), function(x, g))
+    want = function(x.clone(), g)
+    for mode in ("fake", "real"):
+        graph = make_fx(function, tracing_mode=mode)(x.clone(), g)
+        assert [node.target for node in graph.graph.nodes].count(target) == 1, mode
+        assert_same_bits(graph(x.clone(), g), want)
 
 
 # ---- the operators themselves -------------------------------------------------------------------
@@ -298,7 +338,7 @@ def test_fake_tensors_take_the_operator(step: Callable[..., Tensor], target: Any
 
 def call(**changes: Any) -> StepCall:
     """The arguments of a legal step on a (4, 10) state."""
-    place = Noise(5, stream=2, first_chain=7, step=3).reference()
+    place = Noise(5, stream=2, first_chain=7, step=3).by_reference()
     legal = StepCall(
         grad=normals(4, 10, seed=1), position=place.origin, offset=2, stream=2, first_chain=7,
         approximate=False, drift=0.1, drift_tensor=None, diffusion=0.2, diffusion_tensor=None,
@@ -391,11 +431,16 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "no position": ({"position": None}, NoiseError, "noise=None"),
     "the noise used up": (
-        {"position": torch.tensor([5, 2**48 - 1]), "offset": 1},
+        {"position": torch.tensor([5, 2**48 - 1], device="cpu"), "offset": 1},
         NoiseError,
         "used up",
     ),
     "a chain id": ({"first_chain": 2**32 - 3}, NoiseError, "first_chain=4294967293"),
+    "a stream": ({"stream": 2**16}, NoiseError, "stream=65536"),
+    "a negative offset": ({"offset": -4}, NoiseError, "step=-1"),
+    "a negative chain id": ({"first_chain": -1}, NoiseError, "first_chain=-1"),
+    "a 16-bit state": ({"x": torch.zeros(4, 10).half()}, DtypeError, "variance 1.40"),
+    "some of the statistics": ({"stats": (torch.ones(4), None, None)}, ArgumentError, "all three"),
     "drift": ({"drift": -1.0}, StepSizeError, "drift=-1.0"),
     "diffusion's shape": ({"diffusion_tensor": torch.ones(5)}, ShapeError, "diffusion"),
     "power": ({"noise_power": 0.7}, ArgumentError, "noise_power=0.7"),
@@ -408,7 +453,9 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_operator_called_by_its_own_name_refuses(case: str) -> None:
     changes, error, message = REFUSED[case]
-    x = normals(4, 10)
+    changes = dict(changes)
+    x, stats = changes.pop("x", normals(4, 10)), changes.pop("stats", (None, None, None))
+    before = x.clone()
     with pytest.raises(error, match=message):
-        OPS.step_(x, *call(**changes), None, None, None)
-    assert_same_bits(x, normals(4, 10))
+        OPS.step_(x, *call(**changes), *stats)
+    assert_same_bits(x, before)

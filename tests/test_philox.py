@@ -126,7 +126,8 @@ def test_normals_are_accurate() -> None:
     """Within 1e-6 of float64 Box-Muller, over 2e5 pairs and the corners of both words."""
     words = philox.words(Noise(3).position(1, 4 * 10**5), 1, 4 * 10**5, CPU)[0]
     edges = torch.tensor(
-        sorted({e + d for e in (0, *(2**k for k in range(33)), 3 * 2**30) for d in (-1, 0, 1)})
+        sorted({e + d for e in (0, *(2**k for k in range(33)), 3 * 2**30) for d in (-1, 0, 1)}),
+        device=CPU,
     )
     edges = edges[(edges >= 0) & (edges < 2**32)]
     corners = torch.cartesian_prod(edges, edges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,11 @@ PLAIN: dict[str, dict[str, Any]] = {
     "clamped": {"clamp": (-1.0, 1.0)},
     "clamped below": {"clamp": (-0.5, None)},
     "clamped above": {"clamp": (None, 0.5)},
+    "clamped beyond float32": {
+        "x": normals(4, 10).double(),
+        "grad": normals(4, 10, seed=1).double(),
+        "clamp": (None, 1e39),
+    },
     "statistics": {"stats": StepStats.empty(4)},
     "a 64-bit state": {"x": normals(4, 10).double(), "grad": normals(4, 10, seed=1).double()},
     "a bfloat16 gradient": {"grad": normals(4, 10, seed=1).bfloat16()},
@@ -80,7 +86,8 @@ def run(case: dict[str, Any], way: str, monkeypatch: pytest.MonkeyPatch) -> tupl
             patch.setattr(backends, "plain_step", lambda: None)
         version = x._version
         langevin_step_(x, **(arguments | {"stats": stats}))
-    return x, stats, noise and noise.step, x._version - version
+    versions = [t._version for t in stats or ()]
+    return x, stats, noise and noise.step, x._version - version, versions
 
 
 @pytest.mark.parametrize("case", [*PLAIN, *TAKEN_CARE_OF])
@@ -119,15 +126,25 @@ NOT_PLAIN: dict[str, Any] = {
         None, [[0.0]], torch.zeros(4, 10, dtype=torch.int64), torch.zeros(4, 10).bfloat16(),
         torch.zeros(()), torch.zeros(4, 10, device="meta"), torch.zeros(4, 10).to_sparse(),
         torch.zeros(4, 10, requires_grad=True), torch.zeros(4, 1).expand(4, 10), torch.zeros(10, 4),
-        torch.zeros(4, 10).as_subclass(Subclass), torch.nn.Parameter(torch.zeros(4, 10)),
+        torch._neg_view(torch.zeros(4, 10)), torch.zeros(4, 10).as_subclass(Subclass),
+        torch.nn.Parameter(torch.zeros(4, 10)),
     ],
     "grad": [
         None, torch.zeros(4, 9), torch.zeros(4, 10).double(), torch.zeros(4, 10, dtype=torch.int16),
         torch.zeros(4, 10, requires_grad=True), torch.zeros(4, 10, device="meta"),
     ],
-    "drift": [0.0, -1.0, float("nan"), float("inf"), 1, True, None, torch.tensor(0.1)],
+    "drift": [0.0, -1.0, float("nan"), float("inf"), 5e38, 1e-50, 1, None, torch.tensor(0.1)],
     "diffusion": [0.0, -1.0, float("nan"), float("inf"), None],
-    "noise": [None, 3, Noise(1, first_chain=2**32 - 3), Noise],
+    "noise": [
+        None, 3, Noise(1, first_chain=2**32 - 3), Noise,
+        *(
+            SimpleNamespace(_cells=memory, _offset=0, _stream=stream, _first_chain=0, _fixed=False)
+            for memory, stream in (
+                (memoryview(bytes(16)), 0), (memoryview(bytearray(8)), 0),
+                (memoryview(bytearray(16)), 2**16), ("", 0), (None, 0),
+            )
+        ),
+    ],
     "max_grad_norm": [0.0, -1.0, float("nan"), 1, torch.tensor(0.1)],
     "per": ["row", None, 1],
     "noise_power": [0.3, 1, None],
@@ -136,7 +153,12 @@ NOT_PLAIN: dict[str, Any] = {
         (1.0, -1.0), (0.0, 0.0), (float("nan"), 1.0), (0.0,), [0.0, 1.0], 1.0, (0, 1),
         (1e39, None),
     ],
-    "stats": [StepStats.empty(5), StepStats.empty(4, dtype=torch.float64), (1, 2, 3), "all"],
+    "stats": [
+        StepStats.empty(5), StepStats.empty(4, dtype=torch.float64), (1, 2, 3), "all",
+        tuple(StepStats.empty(4)),
+        StepStats.empty(4)._replace(gamma=torch._neg_view(torch.ones(4))),
+        StepStats.empty(4)._replace(gamma=torch.ones(4, requires_grad=True)),
+    ],
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from langevin_ext import AniLA, EnergyGradient, Langevin, Noise, Samples, langevin_step_, sample
 from langevin_ext.errors import EnergyError, GradientError, NonFiniteError, SamplingInterrupted
 
-from .conftest import assert_same_bits, normals, on_a_device, places, same_bits
+from .conftest import DEVICE, assert_same_bits, normals, on_a_device, places, same_bits
 
 RULES = {
     "Langevin": (Langevin(0.3, temperature=0.5), {}),
@@ -110,9 +110,9 @@ def test_burn_in_is_not_kept_or_averaged() -> None:
 def test_every_so_many_states_are_kept(keep_every: int) -> None:
     """After each kept step, x0 not among them."""
     x0 = normals(5, 3)
-    states = [sample(quartic, x0, RULE, k, seed=7).x for k in range(1, 8)]
+    states = [sample(quartic, x0, RULE, k, seed=7).x.cpu() for k in range(1, 8)]
     got = sample(quartic, x0, RULE, 7, seed=7, keep_every=keep_every, trajectory_device="cpu")
-    want = torch.stack([*states[keep_every - 1 :: keep_every], x0])[:-1]
+    want = torch.stack([*states[keep_every - 1 :: keep_every], x0.cpu()])[:-1]
     assert_same_bits(got.trajectory, want)
 
 
@@ -120,7 +120,7 @@ def test_the_trajectory_goes_to_its_device() -> None:
     got = sample(quartic, normals(5, 3), RULE, 4, seed=7, keep_every=2, trajectory_device="meta")
     assert got.trajectory is not None
     assert (got.trajectory.device.type, got.trajectory.shape) == ("meta", (2, 5, 3))
-    assert got.x.device.type == "cpu"
+    assert got.x.device.type == DEVICE.type
 
 
 def test_moments_are_those_of_the_trajectory() -> None:
@@ -129,8 +129,8 @@ def test_moments_are_those_of_the_trajectory() -> None:
     )
     assert got.trajectory is not None
     states = got.trajectory.double().cpu().numpy()
-    np.testing.assert_allclose(got.stats.mean, states.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(got.stats.var, states.var(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(got.stats.mean.cpu(), states.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got.stats.var.cpu(), states.var(0, ddof=1), rtol=1e-4)
 
 
 def test_statistics_are_those_of_each_chain() -> None:
@@ -255,7 +255,7 @@ def what(request: pytest.FixtureRequest) -> str:
 def test_raise_names_step_chains_and_remedy(what: str) -> None:
     energy = Poisoned({2: (3, what), 5: (3, what)})
     with pytest.raises(NonFiniteError, match=r"2 chains \(2, 5\).*step 3.*step_size") as caught:
-        sample(energy, normals(8, 3), RULE, 9, seed=1, burn_in=1, keep_every=1)
+        sample(energy, normals(8, 3), RULE, 9, seed=1, burn_in=1, keep_every=1, check_every=1)
     assert (caught.value.step, caught.value.chains) == (3, [2, 5])
     samples = caught.value.samples
     assert samples is not None
@@ -333,7 +333,7 @@ def test_reinit_gives_up() -> None:
         return quadratic(x) * torch.where(torch.arange(len(x)) == 1, torch.inf, 1.0)
 
     with pytest.raises(NonFiniteError, match="again after 10 restarts") as caught:
-        sample(broken, normals(3, 2), RULE, 50, seed=1, on_nonfinite="reinit")
+        sample(broken, normals(3, 2), RULE, 50, seed=1, on_nonfinite="reinit", check_every=1)
     assert (caught.value.step, caught.value.chains) == (10, [1])
 
 
@@ -594,9 +594,9 @@ def test_the_caller_may_have_autocast_on(network: Network) -> None:
     """Then the energy runs under it, the update does not, and it is still on afterwards."""
     x0 = normals(4, 3, 8, 8)
     asked = sample(network, x0, Langevin(0.01), 3, seed=1, autocast=torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         got = sample(network, x0, Langevin(0.01), 3, seed=1)
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled(DEVICE.type)
     assert_same_bits(got.x, asked.x)
 
 
@@ -682,10 +682,11 @@ def test_a_run_with_restarts_continues_exactly(cut: int) -> None:
         return torch.where(x[:, 0] > 2.5, torch.nan, -2 * x[:, 0] + x[:, 1:].square().sum(1))
 
     rule, x0 = Langevin(0.5), normals(6, 3)
-    whole = sample(cliff, x0, rule, 12, seed=1, on_nonfinite="reinit")
+    options: dict[str, Any] = {"on_nonfinite": "reinit", "check_every": 1}
+    whole = sample(cliff, x0, rule, 12, seed=1, **options)
     assert whole.stats.restarts.sum() > 3
-    part = sample(cliff, x0, rule, cut, seed=1, on_nonfinite="reinit")
-    rest = sample(cliff, part.state, rule, 12 - cut, on_nonfinite="reinit")
+    part = sample(cliff, x0, rule, cut, seed=1, **options)
+    rest = sample(cliff, part.state, rule, 12 - cut, **options)
     assert_same_bits(rest.x, whole.x)
     assert torch.equal(rest.stats.restarts, whole.stats.restarts)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from langevin_ext import Noise, StepStats, langevin_step, langevin_step_, philox
 from langevin_ext.errors import DeviceError, LangevinError
 
-from .conftest import ISAS, NO_NATIVE, assert_same_bits, bits, native, normals, places
+from .conftest import CPU, DEVICE, ISAS, NO_NATIVE, assert_same_bits, bits, native, normals, places
 
 # Fewer coordinates than a register, than a chunk of 64, rows that share a tile of 1024 numbers.
 SHORT = (
@@ -237,7 +237,7 @@ def test_a_step_is_the_equation(option: str, precision: str) -> None:
         xi = Noise(*POSITION).normal(shape, dtype=torch.float64, backend="reference")
         for name in ("drift", "diffusion", "max_grad_norm"):  # a coefficient has the state's dtype
             if isinstance(options.get(name), Tensor):
-                options[name] = options[name].to(dtype)
+                options[name] = options[name].to(CPU, dtype)
         values, g = x.double().cpu().numpy(), grad.double().cpu().numpy()
         want, gamma, scale = equation(values, g, xi.cpu().numpy(), **options)
         got, stats = outcome(shape, option, precision)
@@ -281,7 +281,7 @@ def test_a_bound_beyond_the_dtype_is_no_bound(backend: str) -> None:
     for clamp in ((-1e300, 1e300), (-math.inf, None)):
         options = arguments("clipped", 5) | {"clamp": clamp}
         got = langevin_step(x, grad, backend=backend, **options)
-        assert_same_bits(got, outcome((5, 70), "clipped")[0])
+        assert_same_bits(got, outcome((5, 70), "clipped", backend=backend)[0])
 
 
 def test_numbers_of_numpy_are_numbers(backend: str) -> None:
@@ -535,7 +535,8 @@ def steps(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any], int]:
             return draw(values)
         size = (rows,) if kind == "per chain" else ()
         few = [draw(values) for _ in range(3)]
-        chosen = torch.randint(3, size, generator=torch.Generator().manual_seed(data))
+        generator = torch.Generator().manual_seed(data)
+        chosen = torch.randint(3, size, generator=generator, device=CPU).to(DEVICE)
         return torch.tensor(few, dtype=dtype)[chosen]
 
     low, high = sorted(draw(bounds) for _ in range(2))

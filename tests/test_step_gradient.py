@@ -170,3 +170,19 @@ def test_a_tangent_is_refused_and_not_dropped(step: Any) -> None:
     x, grad = normals(2, 3), normals(2, 3, seed=1)
     with forward_ad.dual_level(), pytest.raises(GradientError, match="forward-mode"):
         step(x, forward_ad.make_dual(grad, x), drift=0.1, diffusion=1.0, noise=Noise(1))
+    with forward_ad.dual_level(), pytest.raises(GradientError, match="forward-mode"):
+        step(forward_ad.make_dual(x, grad), grad, drift=0.1, diffusion=1.0, noise=Noise(1))
+
+
+def test_no_chains_have_no_gradients() -> None:
+    for shape in ((0, 10), (4, 0)):
+        x = torch.zeros(shape, requires_grad=True)
+        y = langevin_step(x, torch.zeros(shape), drift=0.1, diffusion=1.0, noise=Noise(1))
+        assert torch.autograd.grad(y.sum(), x)[0].shape == shape
+
+
+def test_clipping_the_drift_alone_stands_a_vanishing_gamma() -> None:
+    grad = torch.full((1, 1), 1e18, requires_grad=True)
+    options = {"max_grad_norm": 1e-30, "noise_power": 0.0}
+    y = langevin_step(torch.zeros(1, 1), grad, drift=0.1, diffusion=1.0, noise=Noise(1), **options)
+    assert torch.autograd.grad(y.sum(), grad)[0].isfinite().all()

@@ -1,8 +1,9 @@
 """The backends of the fused step, resolved by name when first used.
 
 Each is a module with the same four functions: ``unavailable``, ``step_``, ``normal_`` and
-``uniform_``. An explicit name works or raises `BackendError`; ``"auto"`` takes the fastest that
-fits the device and says so once if that is the reference.
+``uniform_``; the native one has a short way to plain steps besides. An explicit name works or
+raises `BackendError`; ``"auto"`` takes the fastest that fits the device and says so once if that is
+the reference.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -63,6 +66,16 @@ def why_not(name: str, device: torch.device) -> str | None:
     return backend if isinstance(backend, str) else backend.unavailable(device)
 
 
+def _level_of_the_caller() -> int:
+    """How far up the stack this package was called, as seen from `resolve`."""
+    package = __name__.partition(".")[0]
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in (package, "torch"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 @functools.cache
 def resolve(name: str, device_type: str) -> Backend:
     """The backend for a name and a device type.
@@ -80,7 +93,7 @@ def resolve(name: str, device_type: str) -> Backend:
                 f"langevin_ext runs its plain torch reference on {device_type}, which is slow;"
                 f" {name}: {reason}",
                 FallbackWarning,
-                stacklevel=4,
+                stacklevel=_level_of_the_caller(),
             )
             name = "reference"
     elif name not in NAMES:

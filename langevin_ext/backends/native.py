@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader reports its absence
-from .._types import Coefficient, Position, StepSpec, StepStats
+from .._types import NOWHERE, Coefficient, Position, StepSpec, StepStats
 from ._memory import apart, gradient_apart
 
 isas: tuple[str, ...] = _C.isas
@@ -19,7 +19,6 @@ plain_step = _C.plain_step
 """`langevin_step_` of nothing but plain arguments, all at once, or False and nothing done; None
 where torch lacks DLPack's C exchange API. The step then goes the long way, through the checks."""
 
-_NOWHERE = Position(0, 0, 0, 0)
 _DTYPES = {
     (torch.float32, torch.float32): 0,
     (torch.float32, torch.bfloat16): 1,
@@ -80,7 +79,7 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
         int(2 * power),
         per_coordinate,
         position is not None,
-        *(position.on_host() if position else _NOWHERE)[:4],
+        *(position.on_host() if position else NOWHERE)[:4],
         *((0, 0, 0) if stats is None else [s.data_ptr() for s in stats]),
         torch.get_num_threads(),
     )

@@ -221,6 +221,16 @@ def test_the_partial_sums_of_a_very_long_row(monkeypatch: pytest.MonkeyPatch) ->
             check(x, grad, options(*shape)[option], (shape, option))
 
 
+def test_roundings_do_not_add_up_in_a_very_long_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal terms, which all err to one side: 300 of them in one lane, as in a row of 6e8."""
+    monkeypatch.setattr(kernels, "_MOST_PARTS", 1)
+    cols, value = 300 * 4096, torch.tensor(0.7548777, dtype=SINGLE)
+    _, record = stepped(torch.zeros(1, cols), value.expand(1, cols).contiguous(), spec())
+    want = math.sqrt(cols) * value.item()
+    assert record is not None
+    assert abs(record.grad_norm.item() - want) <= 8 * 2.0**-23 * 2.0 ** math.floor(math.log2(want))
+
+
 # ---- values that are not finite -----------------------------------------------------------------
 
 
@@ -273,7 +283,7 @@ def test_an_infinite_bound_never_clips() -> None:
 
 # ---- anything -----------------------------------------------------------------------------------
 
-ODD = NAN, INF, -INF, 1e20, -1e20, 3.4e38, 1e-40, -0.0, 0.0
+ODD = NAN, INF, -INF, 2.0**66, -(2.0**66), 3.4e38, 1e-40, -0.0, 0.0
 unhurried = settings(
     deadline=None,
     derandomize=True,
@@ -447,6 +457,7 @@ compiled = pytest.mark.skipif(INTERPRETED, reason="the interpreter has neither s
 
 
 @compiled
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("shape", EACH_PATH)
 def test_nothing_waits_for_the_device(shape: tuple[int, int]) -> None:
     x, grad = map(there, state_and_gradient(*shape))

@@ -227,8 +227,9 @@ def partial_sums(
     row = (tl.program_id(0) // PARTS).to(tl.int64)
     part = tl.program_id(0) % PARTS
     grad += row * D
-    squares = tl.full([BLOCK], 0.0, dtype)
-    shares = tl.full([BLOCK], 0.0, dtype)
+    wide: tl.constexpr = tl.float64 if ROUNDS > 16 else dtype  # or many roundings would add up
+    squares = tl.full([BLOCK], 0.0, wide)
+    shares = tl.full([BLOCK], 0.0, wide)
     for i in range(ROUNDS):
         col = (part * ROUNDS + i).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         g = tl.load(grad + col, mask=col < D, other=0.0).to(dtype)
@@ -236,9 +237,9 @@ def partial_sums(
         if gamma_sums is not None:
             limit = _coefficient(bound, bounds, row, row >= 0, dtype)
             shares += tl.where(col < D, _clip_factor(tl.abs(g), limit), 0.0)
-    tl.store(square_sums + row * PARTS + part, tl.sum(squares, axis=0))
+    tl.store(square_sums + row * PARTS + part, tl.sum(squares, axis=0).to(dtype))
     if gamma_sums is not None:
-        tl.store(gamma_sums + row * PARTS + part, tl.sum(shares, axis=0))
+        tl.store(gamma_sums + row * PARTS + part, tl.sum(shares, axis=0).to(dtype))
     if finites is not None:
         tl.store(finites + row, 1, mask=part == 0)
 
