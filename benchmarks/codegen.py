@@ -371,8 +371,8 @@ def table(rows: list[Row]) -> str:
         f" It assumes {BANDWIDTH / 1e12:.1f} TB/s over {PROCESSORS} multiprocessors at"
         f" {CLOCK / 1e9:.2f} GHz, perfect overlap of memory and pipes, and in each cycle of a"
         f" multiprocessor {pipes} operations, a wide product taking two. That overlap is worst"
-        " where one program is *resident* on a multiprocessor and waits for its norm: rows of more than"
-        " 8192 may stay near 60 %."
+        " where one program is *resident* on a multiprocessor and waits for its norm: rows of more"
+        " than 8192 may stay near 60 %."
     )
     titles = (
         "step", "coordinates", "kernel", "noise", "tile", "warps", "registers", "loads", "stores",

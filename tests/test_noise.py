@@ -7,7 +7,6 @@ import math
 import pickle
 from collections.abc import Callable
 from copy import copy as shallow_copy, deepcopy
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -144,26 +143,6 @@ def test_loading_does_not_depend_on_modes() -> None:
             noise = Noise(3)
             noise.load_state_dict(state.state_dict())
             assert noise == deepcopy(state) == state
-
-
-def test_threads_do_not_share_a_position() -> None:
-    """Plain steps read and advance the noise at once; a switch of threads falls in between."""
-    noise, seen = Noise(5), set()
-    grad = torch.zeros(16, 1000)
-
-    def steps() -> None:
-        for _ in range(50):
-            x = torch.zeros(16, 1000)
-            langevin_step_(x, grad, drift=0.1, diffusion=1.0, noise=noise)
-            seen.add(x[0, 0].item())
-
-    threads = [Thread(target=steps) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert noise.step == 200
-    assert len(seen) == 200
 
 
 def test_noise_made_in_inference_mode_lasts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -190,3 +191,23 @@ def test_it_leaves_inference_tensors_alone() -> None:
     with torch.inference_mode():
         x = normals(4, 10)
     assert not taken({"x": x})
+
+
+def test_threads_do_not_share_a_position() -> None:
+    """Plain steps read and advance the noise at once; a switch of threads falls in between."""
+    noise, seen = Noise(5), set()
+    grad = torch.zeros(16, 1000)
+
+    def steps() -> None:
+        for _ in range(50):
+            x = torch.zeros(16, 1000)
+            langevin_step_(x, grad, drift=0.1, diffusion=1.0, noise=noise)
+            seen.add(x[0, 0].item())
+
+    threads = [Thread(target=steps) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert noise.step == 200
+    assert len(seen) == 200
