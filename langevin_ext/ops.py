@@ -6,8 +6,7 @@
 
 A position is an int64 tensor ``[seed, step]``, on the CPU or on the state's device, which no
 operator changes, and an offset from its step. A coefficient is a number, or the tensor beside it
-if there is one. An eager in-place step does without all this: it is a plain call of `run_`, or of
-`backends.plain_step`.
+if there is one. An eager in-place step does without all this: it is a plain call, see `step`.
 """
 
 from __future__ import annotations
@@ -27,60 +26,9 @@ from ._check import (
     refuse_tangents,
 )
 from ._derivative import step_gradients
-from ._types import Position, StepCall, StepSpec, StepStats
-from .errors import ArgumentError, DeviceError, GradientError, NoiseError
-
-
-def ready(x: Tensor, grad: Tensor, step: StepSpec, backend: str) -> backends.Backend:
-    """The backend for a checked step, once nothing is left that could refuse it."""
-    chosen = backends.resolve(backend, "cpu" if x.is_cpu else x.device.type)
-    if x.numel():
-        _check_memory(x, grad, *(c for c in step[:3] if isinstance(c, Tensor)))
-    if x.is_cuda and step.position is not None:
-        _refuse_repetition(step.position)
-    return chosen
-
-
-def run_(
-    x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, chosen: backends.Backend
-) -> None:
-    """One checked step of ``x`` in place."""
-    if x.numel() == 0:
-        if stats is not None:
-            stats.grad_norm.zero_()
-            stats.gamma.fill_(1)
-            stats.finite.fill_(True)
-        return
-    written = [t for t in (x, *(stats or ())) if not t.is_inference()]
-    if x.is_contiguous() and not x.is_neg():
-        chosen.step_(x, grad.resolve_neg().contiguous(), step, stats)
-    else:
-        y = x.resolve_neg().contiguous()
-        chosen.step_(y, grad.resolve_neg().contiguous(), step, stats)
-        x.copy_(y)
-    torch.autograd.graph.increment_version(written)  # a raw write would hide itself from autograd
-
-
-def _check_memory(*tensors: Tensor) -> None:
-    try:
-        if all(t.data_ptr() for t in tensors):
-            return
-    except RuntimeError:  # fake tensors, and tensors under vmap; torch's symbolic zeros have 0
-        pass
-    raise DeviceError(
-        "the state, its gradient or a coefficient has no memory of its own: pass tensors with"
-        " values, and call"
-        " langevin_step under vmap and torch.func"
-    )
-
-
-def _refuse_repetition(position: Position) -> None:
-    if position.origin is None and torch.cuda.is_current_stream_capturing():
-        raise NoiseError(
-            "a CUDA graph would repeat this noise at every replay, because its step is a number on"
-            " the host: use Noise(seed, device='cuda')"
-        )
-
+from ._run import ready, refuse_repetition, run_
+from ._types import Position, StepCall, StepStats
+from .errors import ArgumentError, DeviceError, GradientError
 
 _PLACE = "position, SymInt offset, int stream, SymInt first_chain, bool approximate"
 _STEP = (
@@ -144,7 +92,7 @@ def _draw(law: str) -> Any:
         place = _position(position, offset, stream, first_chain, approximate, device)
         check_position(place, chains, columns)
         if device.type == "cuda":
-            _refuse_repetition(place)
+            refuse_repetition(place)
         out = torch.empty(chains, columns, dtype=torch.float32, device=device)
         if out.numel():
             getattr(backends.resolve(backend, device.type), law)(out, place)

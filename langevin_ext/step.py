@@ -30,6 +30,7 @@ from ._check import (
     refuse_grad,
     refuse_tangents,
 )
+from ._run import ready, run_
 from ._types import NOWHERE, Clamp, Coefficient, Per, StepCall, StepStats
 from .errors import ArgumentError, NoiseError
 from .noise import Noise
@@ -112,11 +113,11 @@ def langevin_step_(
         )  # fmt: skip
         if torch.is_grad_enabled():
             refuse_grad(x, grad, drift, diffusion, bound)
-        chosen = ops.ready(x, grad, step, backend)
+        chosen = ready(x, grad, step, backend)
         read_by_the_kernel = position is not None and position.origin is not None
         if noise is not None and not read_by_the_kernel:
             noise.advance()  # first: an interrupt may then skip noise, but never repeat it
-        ops.run_(x, grad, step, stats, chosen)
+        run_(x, grad, step, stats, chosen)
         if noise is not None and read_by_the_kernel:
             noise.advance()
     return x

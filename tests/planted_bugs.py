@@ -195,7 +195,7 @@ BUGS = (
     ),
     Bug(
         "autograd is not told of statistics written raw",
-        "langevin_ext/ops.py",
+        "langevin_ext/_run.py",
         "for t in (x, *(stats or ())) if not",
         "for t in (x,) if not",
         "tests/test_plain_step.py::test_the_short_way_is_the_long_way",
@@ -223,7 +223,7 @@ BUGS = (
     ),
     Bug(
         "a strided state is stepped in memory order",
-        "langevin_ext/ops.py",
+        "langevin_ext/_run.py",
         "chosen.step_(y, grad.resolve_neg().contiguous(), step, stats)\n        x.copy_(y)",
         "chosen.step_(y, grad.contiguous(), step, stats)\n"
         "        x.untyped_storage().copy_(y.untyped_storage())",

@@ -21,7 +21,7 @@ LAYERS = (
     {"philox"},
     {"backends", "backends._memory", "backends.native", "backends.reference"}
     | {"backends.triton", "backends.triton.kernels", "backends.triton.noise"},
-    {"_check", "_derivative"},
+    {"_check", "_derivative", "_run"},
     {"ops"},
     {"noise"},
     {"step", "gradient"},
