@@ -117,8 +117,8 @@ BUGS = (
     Bug(
         "a step does not consume its noise",
         "langevin_ext/step.py",
-        "        noise.advance()\n    return x\n",
-        "        noise.advance(0)\n    return x\n",
+        "noise.advance()  # first:",
+        "noise.advance(0)  # first:",
         "tests/test_noise.py::test_every_step_consumes_one_position",
     ),
     Bug(
