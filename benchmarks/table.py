@@ -36,12 +36,14 @@ def ratio(case: Case, contender: str) -> str:
     return figure(time(case[contender]) / time(case["ours"])) if contender in case else "-"
 
 
-def step_line(case: Case, _: Case) -> list[str]:
-    ours = case["ours"]
+def with_best_compiled(case: Case) -> Case:
+    """The contenders, and the fastest of torch.compile's under a name of its own."""
     compiled = [row for name, row in case.items() if "compiled" in name]
-    against = dict(case)
-    if compiled:
-        against["compiled"] = min(compiled, key=time)
+    return case | ({"compiled": min(compiled, key=time)} if compiled else {})
+
+
+def step_line(case: Case, _: Case) -> list[str]:
+    ours, against = case["ours"], with_best_compiled(case)
     return [
         ours.shape,
         f"{ours.threads}",
@@ -53,11 +55,7 @@ def step_line(case: Case, _: Case) -> list[str]:
 
 
 def gpu_line(case: Case, _: Case) -> list[str]:
-    ours = case["ours"]
-    compiled = [row for name, row in case.items() if "compiled" in name]
-    against = dict(case)
-    if compiled:
-        against["compiled"] = min(compiled, key=time)
+    ours, against = case["ours"], with_best_compiled(case)
 
     def bandwidth(contender: str) -> float:  # bytes per microsecond
         return BYTES[contender] * case[contender].elements / time(case[contender])
