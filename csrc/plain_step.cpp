@@ -11,6 +11,7 @@ namespace {
 namespace py = pybind11;
 
 constexpr uint64_t kMaxStep = uint64_t{1} << 48, kMaxChain = uint64_t{1} << 32;
+constexpr int64_t kMaxColumns = int64_t{1} << 34;
 
 // A reference that is given back.
 struct Owned {
@@ -20,6 +21,21 @@ struct Owned {
   Owned(const Owned&) = delete;
   ~Owned() { Py_XDECREF(object); }
   PyObject* object;
+};
+
+// The memory behind a memoryview, writable, while this lives.
+struct Memory {
+  explicit Memory(PyObject* object) {
+    if (!object || PyObject_GetBuffer(object, &view, PyBUF_WRITABLE)) {
+      PyErr_Clear();
+      view.buf = nullptr;
+    }
+  }
+  Memory(const Memory&) = delete;
+  ~Memory() {
+    if (view.buf) PyBuffer_Release(&view);
+  }
+  Py_buffer view{};
 };
 
 bool says_no(py::handle tensor, PyObject* method) {
@@ -178,18 +194,19 @@ bool PlainStep::operator()(const StepKernels& kernels, py::handle x, py::handle 
   if (!s.per_coordinate && !is(per, "sample")) return false;
 
   const Owned cells(PyObject_GetAttr(noise.ptr(), cells_));
-  if (!cells.object || !PyMemoryView_Check(cells.object)) return false;
-  const Py_buffer* memory = PyMemoryView_GET_BUFFER(cells.object);
+  const Memory memory(cells.object);
   uint64_t offset, stream;
-  if (memory->readonly || memory->len != 2 * sizeof(int64_t) || !integer(noise, offset_, offset) ||
-      !integer(noise, stream_, stream) || stream > UINT16_MAX ||
-      !integer(noise, first_chain_, s.noise.first_chain))
+  if (!memory.view.buf || memory.view.len != 2 * sizeof(int64_t) ||
+      !integer(noise, offset_, offset) || offset >= kMaxStep || !integer(noise, stream_, stream) ||
+      stream > UINT16_MAX || !integer(noise, first_chain_, s.noise.first_chain) ||
+      s.noise.first_chain >= kMaxChain)
     return false;
-  auto* place = static_cast<int64_t*>(memory->buf);
+  auto* place = static_cast<int64_t*>(memory.view.buf);
   s.noisy = true;
   s.noise.seed = place[0], s.noise.step = place[1] + offset;
   s.noise.stream = static_cast<uint32_t>(stream);
-  if (s.noise.step >= kMaxStep || s.noise.first_chain + s.rows > kMaxChain) return false;
+  if (s.cols > kMaxColumns || s.noise.step >= kMaxStep || s.noise.first_chain + s.rows > kMaxChain)
+    return false;
 
   if (!stats.is_none()) {
     // A NamedTuple, that is, and not any tuple.

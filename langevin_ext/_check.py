@@ -221,6 +221,8 @@ def check_stats(x: Tensor, stats: StepStats) -> None:
             raise DtypeError(f"stats.{name} is {t.dtype}; this state needs {dtype}")
         if t.device != x.device:
             raise DeviceError(f"stats.{name} is on {t.device}, the state on {x.device}")
+        if t.is_inference() and not torch.is_inference_mode_enabled():
+            raise GradientError(f"stats.{name} is an inference tensor: step in inference mode")
         if t.requires_grad or t.is_neg():
             raise GradientError(
                 f"stats.{name} requires grad or is a negated view: it is written to"

@@ -193,7 +193,8 @@ class Noise:
         ``ahead(1)``, ... and then advances this noise once.
         """
         view = self._like(self._origin, self._cells)
-        view._offset = self._offset + _integer("steps", steps, MAX_STEP, "a number of steps")
+        ahead = self._offset + _integer("steps", steps, MAX_STEP, "a number of steps")
+        view._offset = _integer("steps", ahead, MAX_STEP, "a number of steps")
         view._fixed = True
         return view
 
@@ -220,7 +221,8 @@ class Noise:
             NoiseError: this stream is not a multiple of 16, so its low bits are taken; or the
                 purpose does not fit them.
         """
-        low_bits = _integer("purpose", purpose, 16, "a purpose")
+        number = purpose.value if isinstance(purpose, Purpose) else purpose  # Dynamo knows no enum
+        low_bits = _integer("purpose", number, 16, "a purpose")
         if self._stream % 16:
             raise NoiseError(f"stream={self._stream}: a stream with purposes is a multiple of 16")
         copy = self.clone()
@@ -254,8 +256,12 @@ class Noise:
         if self._fixed:
             return
         cells = self._cells
-        if cells is None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             self._origin[1].add_(steps)
+            return
+        if cells is None:
+            with torch._C._DisableFuncTorch():  # which would not change what is from outside it
+                self._origin[1].add_(steps)
             return
         if cells[1] + steps > MAX_STEP:
             raise NoiseError(f"step={cells[1]} and {steps} more: the noise ends at step 2**48")

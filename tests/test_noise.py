@@ -92,6 +92,8 @@ def test_a_view_stays_ahead_and_never_advances() -> None:
     assert places(view) == (1, 16, 3, 11)
     assert places(view.ahead(1)) == (1, 16, 3, 12)
     assert_same_bits(step_zeros(view.clone(), 4, 5), noise.at(11).normal((4, 5)))
+    with pytest.raises(NoiseError, match="steps"):
+        view.ahead(LAST_STEP)
     assert noise.step == 6
 
 

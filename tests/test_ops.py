@@ -17,6 +17,7 @@ from langevin_ext import (
     EnergyGradient,
     Langevin,
     Noise,
+    Purpose,
     StepStats,
     langevin_step,
     langevin_step_,
@@ -168,7 +169,8 @@ def test_noise_from_outside_is_copied_inside_a_compiled_function() -> None:
     noise = Noise(3, stream=16, step=4)
 
     def chain(x: Tensor) -> Tensor:
-        for place in (noise.at(9), noise.purpose(1), noise.shard(5), noise.clone(), noise.ahead(2)):
+        purpose = noise.purpose(Purpose.MOMENTUM)
+        for place in (noise.at(9), purpose, noise.shard(5), noise.clone(), noise.ahead(2)):
             langevin_step_(x, x.clone(), noise=place, **ANILA)
         return x
 
@@ -284,6 +286,9 @@ def test_the_transforms_of_torch_func_give_autograds_gradients() -> None:
     torch.testing.assert_close(torch.func.grad(loss)(x), want)
     torch.testing.assert_close(torch.vmap(torch.func.grad(loss))(torch.stack([x, x]))[1], want)
     torch.testing.assert_close(torch.func.jacrev(loss)(x), want)
+    noise = on_a_device(Noise(5))
+    torch.func.grad(lambda x: langevin_step(x, g * x, noise=noise, **options).sum())(x)
+    assert noise.step == 1
     twice = torch.func.jacrev(torch.func.grad(loss))(x)
     torch.testing.assert_close(twice, torch.autograd.functional.hessian(loss, x))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from langevin_ext import Noise, StepStats, backends, langevin_step_
+from langevin_ext.errors import GradientError
 
 from .conftest import NO_NATIVE, assert_same_bits, normals
 
@@ -122,6 +123,8 @@ class Subclass(Tensor):
     pass
 
 
+released = memoryview(bytearray(16))
+released.release()
 NOT_PLAIN: dict[str, Any] = {
     "x": [
         None, [[0.0]], torch.zeros(4, 10, dtype=torch.int64), torch.zeros(4, 10).bfloat16(),
@@ -142,7 +145,7 @@ NOT_PLAIN: dict[str, Any] = {
             SimpleNamespace(_cells=memory, _offset=0, _stream=stream, _first_chain=0, _fixed=False)
             for memory, stream in (
                 (memoryview(bytes(16)), 0), (memoryview(bytearray(8)), 0),
-                (memoryview(bytearray(16)), 2**16), ("", 0), (None, 0),
+                (memoryview(bytearray(16)), 2**16), (released, 0), ("", 0), (None, 0),
             )
         ),
     ],
@@ -189,8 +192,13 @@ def test_it_leaves_a_gradient_inside_the_state_alone() -> None:
 
 def test_it_leaves_inference_tensors_alone() -> None:
     with torch.inference_mode():
-        x = normals(4, 10)
+        x, stats = normals(4, 10), StepStats.empty(4)
     assert not taken({"x": x})
+    assert not taken({"stats": stats})
+    noise = Noise(5)
+    with pytest.raises(GradientError, match=r"stats\.grad_norm is an inference tensor"):
+        langevin_step_(normals(4, 10), normals(4, 10), noise=noise, **(LEGAL | {"stats": stats}))
+    assert noise.step == 0
 
 
 def test_threads_do_not_share_a_position() -> None:

@@ -71,7 +71,10 @@ def _level_of_the_caller() -> int:
     package = __name__.partition(".")[0]
     frame: FrameType | None = sys._getframe(1)
     level = 1
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in (package, "torch"):
+    while frame and (
+        frame.f_code.co_filename.startswith("<eval_with_key>")  # code of torch.fx
+        or frame.f_globals.get("__name__", "torch").partition(".")[0] in (package, "torch")
+    ):
         level, frame = level + 1, frame.f_back
     return level
 
