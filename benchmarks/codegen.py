@@ -100,6 +100,7 @@ def compiled_by(launch: Callable[[], None], arch: int = 90) -> Iterator[tuple[st
 
 # ---- what is compiled ---------------------------------------------------------------------------
 
+PLACE = Position(3, 5, 0, 7)
 CLIPPED: dict[str, Any] = {"max_grad_norm": 1.0, "low": -1.0, "high": 1.0}
 
 
@@ -116,7 +117,7 @@ class Variant:
     options: tuple[tuple[str, Any], ...] = tuple(CLIPPED.items())
     law: str | None = None
 
-    def launch(self, chains: int = 4, place: Position = Position(3, 5, 0, 7)) -> None:  # noqa: B008
+    def launch(self, chains: int = 4, place: Position = PLACE) -> None:
         place = place._replace(approximate=self.approximate)
         x = torch.zeros(chains, self.cols, dtype=self.dtype)
         if self.law:

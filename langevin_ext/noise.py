@@ -81,8 +81,8 @@ class Noise:
         device: where seed and step live; the CPU if None. In a CUDA graph, whose replays repeat
             what the host passed by value, they must be on the GPU. Reading them waits for it.
         approximate: a GPU may take its own logarithm, sine and cosine, which is faster and differs
-            from the exact noise by rounding (some 1e-6, at worst 1e-3 near zero). On a CPU the
-            noise is always exact.
+            from the exact noise by their errors (as documented for the instructions: some 1e-6, at
+            worst 1e-3 near zero). On a CPU the noise is always exact.
 
     Threads that step at the same time want a noise each.
 
