@@ -95,6 +95,63 @@ class StepCall(NamedTuple):
         )
 
 
+class AcceptSpec(NamedTuple):
+    """One accept-or-reject of proposals, all of it that a backend takes besides the tensors.
+
+    The proposals came from N(x - a gamma g, (s gamma**(1/2))**2), gamma per sample.
+    """
+
+    drift: Coefficient
+    """a; a number, or a contiguous (B,) tensor in the state's dtype; so are the next two."""
+    diffusion: Coefficient
+    """s > 0."""
+    max_grad_norm: Coefficient
+    log_ratio: Tensor | None
+    """(B,) float64: log q(x | y) - log q(y | x) where it is known; the three above then are not
+    used."""
+    position: Position
+    """Of the uniform numbers: coordinate 0 of every chain."""
+
+
+class Point(NamedTuple):
+    """Where chains are, or may go: states (B, ...), their gradients, their energies (B,).
+
+    Contiguous, one dtype, one device.
+    """
+
+    x: Tensor
+    grad: Tensor
+    energy: Tensor
+
+
+class Decision(NamedTuple):
+    """What an accept-or-reject records of each chain; (B,) each."""
+
+    log_ratio: Tensor
+    """float64: the log of the acceptance ratio; -inf if the proposal was not finite."""
+    accepted: Tensor
+    """bool."""
+
+
+class KineticSpec(NamedTuple):
+    """One pass of a splitting scheme over positions and velocities, at one gradient.
+
+    v <- v - kick g;  x <- x + drift v;  v <- keep v + spread xi;  v <- v - second_kick g;
+    x <- x + second_drift v.  A coefficient that is the number 0 (for ``keep`` 1, together with
+    spread 0) leaves its operation out; ``keep`` 0 forgets the velocity, whatever it was.
+    """
+
+    kick: Coefficient
+    """A number, or a contiguous (B,) tensor in the state's dtype; so are the next five."""
+    drift: Coefficient
+    keep: Coefficient
+    spread: Coefficient
+    second_kick: Coefficient
+    second_drift: Coefficient
+    position: Position | None
+    """Where the noise comes from; None if there is none."""
+
+
 class StepStats(NamedTuple):
     """What one step records of each chain, in the same pass over memory; (B,) each."""
 

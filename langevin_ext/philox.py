@@ -75,7 +75,8 @@ def unit_interval(word: Tensor) -> Tensor:
     return word.to(torch.float32) * 2.0**-32 + 2.0**-33
 
 
-def _log(u: Tensor) -> Tensor:
+def log(u: Tensor) -> Tensor:
+    """The natural logarithm of float32 numbers in (0, 1]."""
     bits = u.view(torch.int32)
     exponent = (bits - 0x3F3504F3) >> 23
     f = (bits - (exponent << 23)).view(torch.float32) - 1.0
@@ -97,7 +98,7 @@ def sqrt(x: Tensor) -> Tensor:
 
 def box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
     """Two uint32 words -> two independent standard normals, float32."""
-    radius = sqrt(_log(unit_interval(radius_word)) * -2.0)
+    radius = sqrt(log(unit_interval(radius_word)) * -2.0)
 
     turned = angle_word + 0x20000000  # the nearest multiple of a quarter turn, exactly
     quadrant = (turned >> 30) & 3

@@ -1,9 +1,8 @@
 """The backends of the fused step, resolved by name when first used.
 
-Each is a module with the same four functions: ``unavailable``, ``step_``, ``normal_`` and
-``uniform_``; the native one has a short way to plain steps besides. An explicit name works or
-raises `BackendError`; ``"auto"`` takes the fastest that fits the device and says so once if that is
-the reference.
+Each is a module with the functions of `Backend`; the native one has a short way to plain steps
+besides. An explicit name works or raises `BackendError`; ``"auto"`` takes the fastest that fits the
+device and says so once if that is the reference.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .._types import Position, StepSpec, StepStats
+from .._types import AcceptSpec, Decision, KineticSpec, Point, Position, StepSpec, StepStats
 from ..errors import ArgumentError, BackendError, FallbackWarning
 
 NAMES = "triton", "native", "reference"
@@ -30,7 +29,26 @@ _FASTEST = {"cuda": "triton", "cpu": "native"}
 
 class Backend(Protocol):
     def unavailable(self, device: torch.device) -> str | None: ...
-    def step_(self, x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> None: ...
+    def step_(
+        self,
+        x: Tensor,
+        grad: Tensor,
+        step: StepSpec,
+        stats: StepStats | None,
+        out: Tensor | None = None,
+    ) -> None: ...
+    def accept_(
+        self, at: Point, proposal: Point, accept: AcceptSpec, decision: Decision
+    ) -> None: ...
+    def kinetic_(
+        self,
+        x: Tensor,
+        v: Tensor,
+        grad: Tensor | None,
+        spec: KineticSpec,
+        energies: Tensor | None,
+        stats: StepStats | None,
+    ) -> None: ...
     def normal_(self, out: Tensor, position: Position) -> None: ...
     def uniform_(self, out: Tensor, position: Position) -> None: ...
 
