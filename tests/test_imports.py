@@ -20,12 +20,14 @@ LAYERS = (
     {"errors", "_types"},
     {"philox"},
     {"backends", "backends._memory", "backends.native", "backends.reference"}
-    | {"backends.triton", "backends.triton.kernels", "backends.triton.noise"},
+    | {"backends.triton", "backends.triton._launch", "backends.triton.noise"}
+    | {f"backends.triton.kernels{part}" for part in ("", ".draw", ".step", ".tile")},
     {"_check", "_derivative", "_run"},
     {"ops"},
     {"noise"},
-    {"step", "gradient"},
-    {"samplers", "samplers._rule", "samplers.langevin", "samplers.anila"},
+    {"step", "gradient", "_moves"},
+    {"samplers", "samplers._rule", "samplers._adapt", "samplers.langevin", "samplers.anila"}
+    | {"samplers.mala", "samplers.hmc", "samplers.kinetic", "samplers.tula"},
     {"_watch"},
     {"sample"},
     {""},  # langevin_ext/__init__.py
@@ -88,10 +90,10 @@ def test_imports_run_one_way(module: str) -> None:
 
 def test_backends_know_neither_one_another_nor_what_is_above() -> None:
     allowed = set().union(*LAYERS[:2]) | {"backends._memory"}
-    parts = {"backends.triton.kernels", "backends.triton.noise"}
-    own = {"backends.native": {"_C"}, "backends.triton": parts, "backends.triton.kernels": parts}
+    own = {"native": {"_C"}, "triton": {name for name in FILES if "backends.triton." in name}}
     for module in LAYERS[2] - {"backends"}:
-        assert imports(module) <= allowed | own.get(module, set()), module
+        backend = module.split(".")[1]
+        assert imports(module) <= allowed | own.get(backend, set()), module
     assert imports("backends") <= allowed
 
 

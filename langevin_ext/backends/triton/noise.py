@@ -30,7 +30,8 @@ def unit_interval(word):
 
 
 @triton.jit
-def _log(u):
+def log(u):
+    """The natural logarithm of float32 numbers in (0, 1]."""
     bits = u.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23
     f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
@@ -53,7 +54,7 @@ def _log(u):
 @triton.jit
 def box_muller(radius_word, angle_word):
     """Two uint32 words -> two independent standard normals, float32."""
-    radius = tl.sqrt_rn(_log(unit_interval(radius_word)) * -2.0)
+    radius = tl.sqrt_rn(log(unit_interval(radius_word)) * -2.0)
 
     quadrant = (angle_word + 0x20000000) >> 30
     remainder = (angle_word << 2).to(tl.int32, bitcast=True) >> 2
@@ -103,4 +104,40 @@ def interleave(z0, z1, z2, z3, R: tl.constexpr, BLOCK: tl.constexpr):
         z = tl.reshape(tl.join(z0, z1), (R, 2))
     else:
         z = tl.reshape(tl.join(tl.join(z0, z2), tl.join(z1, z3)), (R, BLOCK))
+    return z
+
+
+@triton.jit
+def words(
+    origin, seed, step, noise_stream, first_chain, row, col, R: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The four words behind every four coordinates of a tile."""
+    # Triton's interpreter keeps a number in [2**31, 2**32) as uint32, which has no sign to shift.
+    zero = tl.full([], 0, tl.int64)
+    seed, step = seed + zero, step + zero
+    if origin is not None:
+        seed = tl.load(origin)
+        step += tl.load(origin + 1)
+    chain = (first_chain + row).to(tl.uint32) + tl.arange(0, R)[:, None].to(tl.uint32)
+    groups: tl.constexpr = BLOCK // 4 if BLOCK > 4 else 1
+    group = (col // 4).to(tl.uint32) + tl.arange(0, groups)[None, :].to(tl.uint32)
+    high = ((noise_stream << 16) | (step >> 32)).to(tl.uint32)
+    low_key, high_key = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    return philox4x32(group, chain, step.to(tl.uint32), high, low_key, high_key)
+
+
+@triton.jit
+def normals(
+    w0, w1, w2, w3, APPROXIMATE: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The standard normals of a tile from its words."""
+    if APPROXIMATE:
+        z0, z1 = box_muller_approximate(w0, w1)
+        z2, z3 = box_muller_approximate(w2, w3)
+    else:
+        z0, z1 = box_muller(w0, w1)
+        z2, z3 = box_muller(w2, w3)
+    z = interleave(z0, z1, z2, z3, R, BLOCK)
+    if BLOCK > D:  # so that the compiler drops what no lane needs
+        z = tl.where(tl.arange(0, BLOCK)[None, :] < D, z, 0.0)
     return z
