@@ -6,7 +6,15 @@ from ._watch import Samples as Samples, SampleState as SampleState, SampleStats 
 from .gradient import EnergyGradient as EnergyGradient
 from .noise import Noise as Noise, Purpose as Purpose
 from .sample import sample as sample
-from .samplers import AniLA as AniLA, Langevin as Langevin
+from .samplers import (
+    HMC as HMC,
+    MALA as MALA,
+    TULA as TULA,
+    AniLA as AniLA,
+    KineticLangevin as KineticLangevin,
+    Langevin as Langevin,
+    gradient_scale as gradient_scale,
+)
 from .step import langevin_step as langevin_step, langevin_step_ as langevin_step_
 
 __version__ = "0.1.0"

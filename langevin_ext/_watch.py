@@ -29,8 +29,9 @@ class SampleState:
     """The position of the next step."""
     frozen: Tensor
     """(B,) bool: chains stopped by ``on_nonfinite="freeze"``; they stay where they are."""
-    start: Tensor | None
-    """(B, ...): where ``on_nonfinite="reinit"`` restarts a chain; None under other policies."""
+    start: dict[str, Tensor] | None
+    """Where ``on_nonfinite="reinit"`` restarts a chain: x0 and what the rule carries with it; None
+    under other policies."""
     restarts: Tensor
     """(B,) int64: how often it did."""
 
@@ -59,9 +60,17 @@ class SampleStats(NamedTuple):
     restarts: Tensor
     """int64: how often ``on_nonfinite="reinit"`` restarted the chain."""
     mean: Tensor | None
-    """(B, ...): running mean of the chain over the steps, with ``moments=True``."""
+    """(B, ...): running mean of the chain over the steps, with ``moments=True``; of a rule with
+    weights the weighted mean."""
     var: Tensor | None
-    """(B, ...): running unbiased variance of the chain over the steps, with ``moments=True``."""
+    """(B, ...): running variance of the chain over the steps, likewise; n / (n - 1) times the mean
+    square, so unbiased without weights."""
+    acceptance: Tensor | None = None
+    """Mean of min(1, acceptance ratio) over the steps; None for rules that accept everything."""
+    step_size: Tensor | None = None
+    """float64: the step size that adaptation arrived at; None if there was none."""
+    weight: Tensor | None = None
+    """Mean weight over the steps, to pool weighted means of chains; None without weights."""
 
 
 class Samples(NamedTuple):
@@ -74,6 +83,10 @@ class Samples(NamedTuple):
     stats: SampleStats
     state: SampleState
     """Pass it as ``x0`` to continue these chains."""
+    weights: Tensor | None = None
+    """(B,): weights of the last states, for a rule with weights."""
+    trajectory_weights: Tensor | None = None
+    """(steps // keep_every, B): those of the kept states."""
 
 
 def name_chains(chains: list[int]) -> str:
@@ -83,6 +96,23 @@ def name_chains(chains: list[int]) -> str:
 
 def _per_chain(flags: Tensor, x: Tensor) -> Tensor:
     return flags.view(-1, *[1] * (x.dim() - 1))
+
+
+def _carried(state: Any) -> dict[str, Tensor]:
+    """What a state holds of every chain from one step to the next, x first of all."""
+    rows = state.x.shape[:1]
+    fields = state._asdict().items()
+    return {name: t for name, t in fields if isinstance(t, Tensor) and t.shape[:1] == rows}
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in tensors.items()}
+
+
+def _put_back(state: Any, chains: Tensor, saved: dict[str, Tensor]) -> None:
+    """Give some chains (a mask) what was saved of them."""
+    for name, t in _carried(state).items():
+        torch.where(_per_chain(chains, t), saved[name], t, out=t)
 
 
 class Guard:
@@ -102,18 +132,20 @@ class Guard:
         if past is None:
             self.frozen = torch.zeros(x.shape[:1], dtype=torch.bool, device=x.device)
             self.restarts = torch.zeros_like(self.first_bad_step)
-            self.start = x.clone() if policy == "reinit" else None
+            self.start = None
         else:
             self.frozen, self.restarts = past.frozen.clone(), past.restarts.clone()
             self.start = past.start
-            if policy == "reinit" and self.start is None:
-                self.start = x.clone()
+        if policy == "reinit" and self.start is None:
+            self.start = _copies(_carried(state))
         self.any_frozen = bool(self.frozen.any())
-        self.held = x.clone() if policy == "freeze" or self.any_frozen else None
+        freezes = policy == "freeze" or self.any_frozen
+        self.held = _copies(_carried(state)) if freezes else None
 
     def before(self, state: ChainState) -> None:
         if self.held is not None:
-            self.held.copy_(state.x)
+            for name, t in _carried(state).items():
+                self.held[name].copy_(t)
 
     def after(self, state: ChainState, k: int, *, last: bool) -> None:
         finite = state.stats.finite
@@ -135,9 +167,9 @@ class Guard:
             if bool((self.restarts > MAX_RESTARTS).any()):
                 self._raise(state, self.restarts > MAX_RESTARTS, k)
             assert self.start is not None
-            torch.where(_per_chain(~ok, state.x), self.start, state.x, out=state.x)
+            _put_back(state, ~ok, self.start)
         if self.held is not None:
-            torch.where(_per_chain(self.frozen, state.x), self.held, state.x, out=state.x)
+            _put_back(state, self.frozen, self.held)
 
     def _raise(self, state: ChainState, bad: Tensor, k: int) -> None:
         chains = bad.nonzero().flatten().tolist()
@@ -178,47 +210,80 @@ class Record:
         # In float32 a sum of 1e5 steps is off in the fourth digit.
         zeros = x.new_zeros(x.shape[:1], dtype=torch.float64)
         self.norm, self.gamma, self.clipped = zeros, zeros.clone(), zeros.clone()
+        self.acceptance = zeros.clone() if hasattr(state, "log_ratio") else None
+        self.weight = zeros.clone() if hasattr(state, "weight") else None
+        self.trajectory_weights = None
+        if self.trajectory is not None and self.weight is not None:
+            self.trajectory_weights = self.trajectory.new_empty(
+                self.trajectory.shape[:2], dtype=torch.float64
+            )
         self.mean = torch.zeros_like(x) if moments else None
         self.squares = torch.zeros_like(x) if moments else None
 
-    def add(self, state: ChainState, k: int) -> None:
+    def add(self, state: Any, k: int) -> None:
         stats = state.stats
         self.count += 1
         self.norm += stats.grad_norm
         self.gamma += stats.gamma
         self.clipped += stats.gamma < 1
-        if self.mean is not None and self.squares is not None:  # Welford
-            delta = state.x - self.mean
-            self.mean.add_(delta, alpha=1 / self.count)
-            self.squares.addcmul_(delta, state.x - self.mean)
+        if self.acceptance is not None:
+            self.acceptance += state.log_ratio.exp().clamp_(max=1)
+        if self.weight is not None:
+            self.weight += state.weight
+        if self.mean is not None and self.squares is not None:
+            self._add_moments(state, self.mean, self.squares)
         if self.trajectory is not None and self.keep_every and (k + 1) % self.keep_every == 0:
             self.trajectory[self.kept].copy_(state.x, non_blocking=True)
+            if self.trajectory_weights is not None:
+                self.trajectory_weights[self.kept].copy_(state.weight, non_blocking=True)
             self.kept += 1
 
+    def _add_moments(self, state: Any, mean: Tensor, squares: Tensor) -> None:
+        """Welford's algorithm, and with weights West's."""
+        delta = state.x - mean
+        if self.weight is None:
+            mean.add_(delta, alpha=1 / self.count)
+            squares.addcmul_(delta, state.x - mean)
+        else:
+            share = _per_chain(state.weight / self.weight, mean).to(mean.dtype)
+            mean.addcmul_(delta, share)
+            weight = _per_chain(state.weight, mean).to(mean.dtype)
+            squares.addcmul_(delta, (state.x - mean) * weight)
+
     def result(self, state: Any, noise: Noise, guard: Guard) -> Samples:
-        var = None if self.squares is None else self.squares / (self.count - 1)
-        if self.count < 2 and var is not None:
-            var.fill_(math.nan)
-        norm, gamma, clipped = (
-            (total / self.count).to(state.x.dtype)
-            for total in (self.norm, self.gamma, self.clipped)
-        )
+        var = None
+        if self.squares is not None:
+            total = self.count if self.weight is None else _per_chain(self.weight, self.squares)
+            var = (self.squares / total).to(state.x.dtype)
+            var *= self.count / (self.count - 1) if self.count > 1 else math.nan
+
+        def mean(total: Tensor | None) -> Any:
+            return None if total is None else (total / self.count).to(state.x.dtype)
+
+        adaptation = getattr(state, "adaptation", None)
         stats = SampleStats(
-            norm,
-            gamma,
-            clipped,
-            state.energy.clone(),
-            guard.first_bad_step,
-            guard.restarts,
-            self.mean,
-            var,
+            grad_norm=mean(self.norm),
+            gamma=mean(self.gamma),
+            clipped=mean(self.clipped),
+            energy=state.energy.clone(),
+            first_bad_step=guard.first_bad_step,
+            restarts=guard.restarts,
+            mean=self.mean,
+            var=var,
+            acceptance=mean(self.acceptance),
+            step_size=None if adaptation is None else adaptation.step_size.clone(),
+            weight=mean(self.weight),
         )
         if self.trajectory is not None and self.trajectory.device.type != state.x.device.type:
             _wait_for(state.x.device)
         kept = None if self.trajectory is None else self.trajectory[: self.kept]
         # The caller may do to x what they like: the state keeps its own.
         past = SampleState(state, noise.clone(), guard.frozen, guard.start, guard.restarts)
-        return Samples(state.x.clone(), kept, stats, past)
+        weights = state.weight.clone() if self.weight is not None else None
+        kept_weights = None
+        if self.trajectory_weights is not None:
+            kept_weights = self.trajectory_weights[: self.kept]
+        return Samples(state.x.clone(), kept, stats, past, weights, kept_weights)
 
 
 def _wait_for(device: torch.device) -> None:

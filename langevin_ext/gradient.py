@@ -59,14 +59,24 @@ class EnergyGradient:
             with torch.enable_grad():
                 point = self._point(x).requires_grad_()
                 total, value = self._total(point)
-                try:
-                    (grad,) = torch.autograd.grad(total, point)
-                except RuntimeError as error:
-                    if "appears to not have been used" not in str(error):
-                        raise
-                    raise GradientError(_INDEPENDENT) from error
+                grad = _slope(total, point)
         # A copy: an energy may return a view of its input, which is about to change.
         return value.detach().view(x.shape[0]).to(x.dtype, copy=True), grad.detach()
+
+    def with_hessian_product(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U(x), g = grad U(x) and H g with the Hessian H, all detached.
+
+        Where an energy is linear in pieces, as of a network with ReLU alone, H is 0.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            point = self._point(x.clone() if x.is_inference() else x).requires_grad_()
+            total, value = self._total(point)
+            grad = _slope(total, point, create_graph=True)
+            product = None
+            if grad.requires_grad:
+                (product,) = torch.autograd.grad(grad, point, grad.detach(), allow_unused=True)
+        value = value.detach().view(x.shape[0]).to(x.dtype, copy=True)
+        return value, grad.detach(), torch.zeros_like(grad) if product is None else product
 
     def _point(self, x: Tensor) -> Tensor:
         """Where to take the gradient: x, in the energy's memory format."""
@@ -86,6 +96,16 @@ class EnergyGradient:
         if not value.requires_grad:
             raise GradientError(_INDEPENDENT)
         return value.sum(), value
+
+
+def _slope(total: Tensor, point: Tensor, *, create_graph: bool = False) -> Tensor:
+    try:
+        (grad,) = torch.autograd.grad(total, point, create_graph=create_graph)
+    except RuntimeError as error:
+        if "appears to not have been used" not in str(error):
+            raise
+        raise GradientError(_INDEPENDENT) from error
+    return grad
 
 
 def _check_one_per_chain(value: object, x: Tensor) -> None:

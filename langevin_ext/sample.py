@@ -56,11 +56,13 @@ def sample(
             call ``eval`` on it yourself.)
         x0: starting states (B, ...), float32 or float64; never modified. Or the ``state`` of an
             earlier result, which continues it exactly.
-        rule: `Langevin`, `AniLA`, or anything with their two methods.
+        rule: `Langevin`, `AniLA`, `MALA`, `KineticLangevin`, `HMC`, `TULA`, or anything with
+            their two methods.
         steps: steps after burn-in, >= 0.
         seed: an int in [0, 2**64), a generator, a `Noise` (which is advanced by the steps taken,
             as a generator would be), or None to draw a seed from torch's default generator.
-        burn_in: steps before anything is kept or averaged.
+        burn_in: steps before anything is kept or averaged; a rule with a target acceptance
+            adapts its step size during these alone.
         keep_every: keep every so many states in ``trajectory``.
         trajectory_device: where to keep them, ``"cpu"`` for instance; the chains' device if None.
         moments: keep the running mean and variance of every coordinate of every chain.
@@ -87,12 +89,20 @@ def sample(
         check_every = _count("check_every", check_every, 1)
     is_rule = callable(getattr(rule, "init", None)) and callable(getattr(rule, "step", None))
     if isinstance(rule, type) or not is_rule:
-        raise ArgumentError(f"rule={rule!r}: pass Langevin, AniLA, or an object with init and step")
+        raise ArgumentError(
+            f"rule={rule!r}: pass Langevin, AniLA, MALA, or an object with init and step"
+        )
     if on_nonfinite not in ("raise", "freeze", "reinit"):
         raise ArgumentError(f"on_nonfinite={on_nonfinite!r}: give 'raise', 'freeze' or 'reinit'")
 
     with torch.inference_mode(False), torch.no_grad():
         state, noise, past = _begin(energy, gradient, x0, rule, seed)
+        adaptation = getattr(state, "adaptation", None)
+        if steps and not burn_in and adaptation is not None and not adaptation.done:
+            raise ArgumentError(
+                f"{rule} adapts its step size during burn-in, and burn_in=0: give some hundred"
+                " steps, or target_acceptance=None"
+            )
         record = Record(state, steps, keep_every, trajectory_device, moments)
         guard = Guard(state, past, on_nonfinite, check_every)
         total = burn_in + steps
@@ -116,6 +126,8 @@ def sample(
                     guard.before(state)
                     state = _advance(rule, state, gradient, noise, backend, k)
                     guard.after(state, k, last=k + 1 == total)
+                    if k + 1 == burn_in and hasattr(rule, "end_burn_in"):
+                        state = rule.end_burn_in(state)
                     if k >= burn_in:
                         record.add(state, k - burn_in)
                     if progress:

@@ -297,15 +297,15 @@ BUGS = (
     Bug(
         "freezing keeps nothing",
         "langevin_ext/_watch.py",
-        "            self.held.copy_(state.x)",
-        "            pass",
+        "                self.held[name].copy_(t)",
+        "                pass",
         "tests/test_sample.py::test_freeze_keeps_the_last_finite_state",
     ),
     Bug(
         "a restart moves every chain",
         "langevin_ext/_watch.py",
-        "torch.where(_per_chain(~ok, state.x), self.start, state.x, out=state.x)",
-        "state.x.copy_(self.start)",
+        "_put_back(state, ~ok, self.start)",
+        "_put_back(state, torch.ones_like(ok), self.start)",
         "tests/test_sample.py::test_reinit_goes_back_to_the_start",
     ),
     Bug(

@@ -32,6 +32,7 @@ LAYERS = (
     {"sample"},
     {""},  # langevin_ext/__init__.py
     {"info"},
+    {"testing", "testing._draws", "testing.checks", "testing.kernel"},
 )
 LAYER = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 

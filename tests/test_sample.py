@@ -103,7 +103,8 @@ def test_burn_in_is_not_kept_or_averaged() -> None:
     first = sample(quartic, x0, RULE, 5, seed=7)
     after = sample(quartic, first.state, RULE, 4, keep_every=1, moments=True)
     for a, b in zip(burnt.stats, after.stats, strict=True):
-        assert_same_bits(a, b)
+        if a is not None or b is not None:
+            assert_same_bits(a, b)
 
 
 @pytest.mark.parametrize("keep_every", [1, 2, 3, 7, 8])

@@ -181,7 +181,7 @@ def kinetic_(
     if present(spec.spread) or isinstance(spec.keep, Tensor) or spec.keep != 1:
         v = keep * v if present(spec.keep) else torch.zeros_like(v)
         if spec.position is not None:
-            v = v + spread * philox.normal(spec.position, *x.shape, x.device)
+            v = v + spread * philox.normal(spec.position, len(x), x.shape[1], x.device)
     refreshed = v
     if present(spec.second_kick):
         v = v - second_kick * g

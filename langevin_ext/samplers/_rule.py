@@ -3,6 +3,11 @@
 A rule is a small frozen dataclass. ``init`` makes the state of fresh chains; ``step`` moves it on
 and consumes exactly one position of the noise. A state is a NamedTuple with at least the fields of
 `ChainState`; ``step`` owns the state it is given and may update its tensors in place.
+
+What `sample` knows of besides, where a state or a rule has it: ``log_ratio`` (B,), of acceptance;
+``weight`` (B,), of the chains at x; ``adaptation``, with ``step_size`` and whether it is ``done``;
+and a method ``end_burn_in``, from state to state, called when burn-in ends. Tensors (B, ...) at the
+top of a state go back with x where a chain is frozen or restarted.
 """
 
 from __future__ import annotations

@@ -9,22 +9,30 @@ training Energy-Based Models", where h = 1 and p = 1/2.
 It is biased: with p = 1/2 and small steps its law is exp(-U) max(b, |grad U|), up to a constant,
 and not exp(-U). On N(0, 1) that has variance 1.0535 at b = 2, 1.4148 at b = 1, 1.7862 at b = 1/2.
 What it is good for is stability: a step is never longer than b h / 2 plus noise, however steep
-the energy.
+the energy. docs/SAMPLERS.md has the whole story, and what each of the corrections costs:
+
+    weights      averages with weight gamma(x); those of exp(-U) as h tends to 0. Free.
+    divergence   x <- x + (h / 2) grad gamma(x) - ...; its law is exp(-U) as h tends to 0. One
+                 product with the Hessian H a step, as grad gamma = -gamma H grad U / |grad U|^2.
+    metropolis   accept or reject the step; its law is exp(-U) at every h. The step's density
+                 scales with gamma(x)^(-d/2), which is part of the ratio.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
+import torch
 from torch import Tensor
 
-from .._check import as_number
-from .._types import Clamp, Coefficient, Per
-from ..errors import ArgumentError
-from ..gradient import EnergyGradient
+from .._check import as_number, check_state
+from .._types import Clamp, Coefficient, Energy, Per, StepStats
+from ..errors import ArgumentError, NonFiniteError
+from ..gradient import EnergyGradient, undisturbed
 from ..noise import Noise
-from ._rule import Schedule, check_schedule
+from ..step import langevin_step_
+from ._rule import ChainState, Schedule, check_schedule
 from .langevin import (
     LangevinState,
     check_overdamped,
@@ -32,19 +40,39 @@ from .langevin import (
     overdamped_init,
     overdamped_step,
 )
+from .mala import MetropolisState, metropolis_init, metropolis_langevin_step
+
+Correction = Literal["none", "weights", "metropolis", "divergence"]
+
+
+class WeightedState(NamedTuple):
+    """State of chains with weights; see `ChainState`. All of it is at x."""
+
+    x: Tensor
+    energy: Tensor
+    grad: Tensor
+    """(B, ...): grad U(x)."""
+    stats: StepStats
+    step: int
+    weight: Tensor
+    """(B,): gamma(x)."""
 
 
 @dataclass(frozen=True)
 class AniLA:
-    """Anisotropic Langevin dynamics, uncorrected (the module's docstring has equation and bias).
+    """Anisotropic Langevin dynamics (the module's docstring has equation, bias and corrections).
 
     Args:
         threshold: b > 0, in units of |grad U|; a number or a (B,) tensor, constant during a call.
+            `gradient_scale` helps to choose one.
         step_size: h > 0; a number, a 0-d or (B,) tensor, or a function of the step's number.
         per: ``"sample"`` clips by the norm of a chain's whole gradient, ``"coordinate"`` each
             coordinate by its own magnitude.
         noise_power: p: 0.5 as written, 1 as its authors' code has it, 0 for clipping the drift
             alone.
+        correction: ``"none"``, ``"weights"``, ``"metropolis"`` or ``"divergence"``; all but the
+            first ask for what AniLA is as written: ``per="sample"``, p = 1/2 and none of the
+            options below.
         temperature, noise_std, clamp, reference_precision: as for `Langevin`.
 
     Raises:
@@ -55,6 +83,7 @@ class AniLA:
     step_size: Schedule = 1.0
     per: Per = "sample"
     noise_power: float = 0.5
+    correction: Correction = "none"
     temperature: Schedule = 1.0
     noise_std: Schedule | None = None
     clamp: Clamp | None = None
@@ -73,24 +102,79 @@ class AniLA:
             raise ArgumentError(f"per={self.per!r}: give 'sample' or 'coordinate'")
         if as_number(self.noise_power) not in (0.0, 0.5, 1.0):
             raise ArgumentError(f"noise_power={self.noise_power!r}: give 0, 0.5 or 1")
+        if self.correction not in get_args(Correction):
+            raise ArgumentError(
+                f"correction={self.correction!r}: give one of {get_args(Correction)}"
+            )
+        if self.correction != "none":
+            self._check_as_written()
+
+    def _check_as_written(self) -> None:
+        asked = {
+            "per": "sample",
+            "noise_power": 0.5,
+            "temperature": 1.0,
+            "noise_std": None,
+            "clamp": None,
+            "reference_precision": 0.0,
+        }
+        for name, value in asked.items():
+            given = getattr(self, name)
+            if isinstance(given, Tensor) or given != value:
+                raise ArgumentError(
+                    f"{name}={given!r} with correction={self.correction!r}: it corrects AniLA as"
+                    f" written, with {name}={value!r}"
+                )
 
     def coefficients(self, step: int = 0) -> tuple[Coefficient, Coefficient]:
         """(drift, diffusion) at a step, before gamma: (h / 2, sqrt(h T))."""
         return overdamped_coefficients(self.step_size, self.temperature, self.noise_std, step)
 
-    def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> LangevinState:
+    def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> ChainState:
         """Fresh chains at x (B, ...)."""
-        del energy, noise
+        del noise
+        if self.correction == "metropolis":
+            return metropolis_init(energy, x, self.step_size, None)
+        if self.correction == "weights":
+            value, grad = energy(x)
+            stats = StepStats.empty(x.shape[0], x.device, x.dtype)
+            return WeightedState(x, value, grad, stats, 0, _gamma(_norm(grad), self.threshold))
         return overdamped_init(x)
 
     def step(
         self, state: Any, energy: EnergyGradient, noise: Noise, *, backend: str = "auto"
-    ) -> LangevinState:
+    ) -> ChainState:
         """One step of every chain, in place."""
-        state = cast(LangevinState, state)
+        if self.correction == "metropolis":
+            return metropolis_langevin_step(
+                cast(MetropolisState, state),
+                energy,
+                noise,
+                backend,
+                step_size=self.step_size,
+                threshold=self.threshold,
+                target=None,
+            )
         drift, diffusion = self.coefficients(state.step)
+        if self.correction == "weights":
+            state = cast(WeightedState, state)
+            langevin_step_(
+                state.x,
+                state.grad,
+                drift=drift,
+                diffusion=diffusion,
+                max_grad_norm=self.threshold,
+                noise=noise,
+                stats=state.stats,
+                backend=backend,
+            )
+            value, grad = energy(state.x)
+            weight = _gamma(_norm(grad), self.threshold)
+            return WeightedState(state.x, value, grad, state.stats, state.step + 1, weight)
+        if self.correction == "divergence":
+            return self._step_with_divergence(state, energy, noise, backend)
         return overdamped_step(
-            state,
+            cast(LangevinState, state),
             energy,
             noise,
             backend,
@@ -102,3 +186,65 @@ class AniLA:
             reference_precision=self.reference_precision,
             clamp=self.clamp,
         )
+
+    def _step_with_divergence(
+        self, state: LangevinState, energy: EnergyGradient, noise: Noise, backend: str
+    ) -> LangevinState:
+        """x - (h / 2) gamma (grad U + [clipped] H grad U / |grad U|^2) + sqrt(h gamma) xi."""
+        x, stats = state.x, state.stats
+        value, grad, product = energy.with_hessian_product(x)
+        norm = _norm(grad)
+        gamma = _gamma(norm, self.threshold)
+        scale = torch.where(gamma < 1, norm**-2, 0.0).to(x.dtype)
+        drift, diffusion = self.coefficients(state.step)
+        langevin_step_(
+            x,
+            torch.addcmul(grad, scale.view(-1, *[1] * (x.dim() - 1)), product),
+            drift=drift * gamma,
+            diffusion=diffusion * gamma.sqrt(),
+            noise=noise,
+            stats=stats,
+            backend=backend,
+        )
+        stats.grad_norm.copy_(norm)
+        stats.gamma.copy_(gamma)
+        return LangevinState(x, value, stats, state.step + 1)
+
+
+def _norm(grad: Tensor) -> Tensor:
+    """|grad U| of each chain, (B,) float64."""
+    rows = grad.flatten(1) if grad.dim() > 1 else grad[:, None]
+    norm: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norm
+
+
+def _gamma(norm: Tensor, threshold: Coefficient) -> Tensor:
+    """min(1, b / norm), (B,) float64; NaN where the norm is not finite."""
+    bound = torch.as_tensor(threshold, dtype=torch.float64, device=norm.device)
+    return torch.where(norm <= bound, 1.0, bound / norm).where(norm.isfinite(), torch.nan)
+
+
+def gradient_scale(energy: Energy, x: Tensor, quantile: float = 0.5) -> float:
+    """The median of |grad U| over chains at ``x`` (B, ...), or another of its quantiles.
+
+    A threshold b of this size clips half of the chains; AniLA moves a chain by at most b h / 2 a
+    step besides its noise, so b is to grow with the energy during training. The norm is over all
+    axes but the first, and ``quantile`` is in [0, 1].
+
+    Raises:
+        ArgumentError: the quantile is outside its range; or there are no chains.
+        NonFiniteError: a gradient is not finite.
+    """
+    check_state(x)
+    number = as_number(quantile)
+    if not 0 <= number <= 1:
+        raise ArgumentError(f"quantile={quantile!r}: give a number in [0, 1]")
+    if not x.numel():
+        raise ArgumentError(f"x has shape {tuple(x.shape)}: there is no gradient to measure")
+    with undisturbed(energy):
+        _, grad = EnergyGradient(energy)(x)
+    norm = _norm(grad)
+    bad = (~norm.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise NonFiniteError(f"|grad U| is not finite at x[{bad[0]}]", chains=bad)
+    return float(norm.quantile(number))

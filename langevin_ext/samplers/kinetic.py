@@ -1,0 +1,141 @@
+r"""Kinetic (underdamped) Langevin dynamics, by splitting.
+
+    dx = v dt,   dv = -grad U(x) dt - k v dt + sqrt(2 k T) dW
+
+has the law exp(-(U + |v|^2 / 2) / T). It is split into three operations for a time t, each exact:
+
+    A  x <- x + t v
+    B  v <- v - t grad U(x)
+    O  v <- c v + sqrt(T (1 - c^2)) xi,  c = exp(-k t)
+
+A scheme names them in order, each for its share of the step h: BAOAB takes B and A for h / 2 and O
+for h. One gradient a step.
+
+Source: Leimkuhler and Matthews, "Rational construction of stochastic numerical methods for
+molecular sampling" (2013); Bussi and Parrinello (2007) for OBABO; ABOBA is the sampler of Arbel,
+Zhou and Gretton, "Generalized energy based models" (2021). On U = w^2 x^2 / 2 each is stable if and
+only if h w < 2, and its stationary law has, whatever the friction k,
+
+              w^2 <x^2> / T               <v^2> / T
+    BAOAB     1                           1 - h^2 w^2 / 4
+    ABOBA     1                           1 / (1 - h^2 w^2 / 4)
+    OBABO     1 / (1 - h^2 w^2 / 4)       1
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from .._moves import kinetic_, point
+from .._types import Coefficient, StepStats
+from ..errors import ArgumentError
+from ..gradient import EnergyGradient
+from ..noise import Noise, Purpose
+from ._rule import Schedule, at_step, check_schedule
+
+Scheme = Literal["baoab", "aboba", "obabo"]
+
+
+class KineticState(NamedTuple):
+    """State of kinetic Langevin dynamics; see `ChainState`."""
+
+    x: Tensor
+    energy: Tensor
+    """(B,): U where the last gradient was taken: at x, or half a step before it with ABOBA."""
+    grad: Tensor
+    """(B, ...): that gradient."""
+    velocity: Tensor
+    """(B, ...)"""
+    stats: StepStats
+    step: int
+
+
+@dataclass(frozen=True)
+class KineticLangevin:
+    """Kinetic Langevin dynamics (the module's docstring has equation, schemes and their laws).
+
+    Args:
+        step_size: h > 0, a time; a number, a 0-d or (B,) tensor, or a function of the step's
+            number. (`Langevin` of step h^2 moves as far.)
+        friction: k > 0, per unit of time; a number or a (B,) tensor. Infinite friction makes
+            every velocity a new one.
+        scheme: ``"baoab"``, ``"aboba"`` or ``"obabo"``.
+        temperature: T > 0; a number, a 0-d or (B,) tensor, or a function of the step's number.
+
+    Velocities start in equilibrium.
+
+    Raises:
+        StepSizeError, ArgumentError: a value is outside its range.
+    """
+
+    step_size: Schedule
+    friction: Coefficient = 1.0
+    scheme: Scheme = "baoab"
+    temperature: Schedule = 1.0
+
+    def __post_init__(self) -> None:
+        check_schedule("step_size", self.step_size)
+        check_schedule("friction", self.friction, infinite=True)
+        check_schedule("temperature", self.temperature)
+        if self.scheme not in ("baoab", "aboba", "obabo"):
+            raise ArgumentError(f"scheme={self.scheme!r}: give 'baoab', 'aboba' or 'obabo'")
+
+    def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> KineticState:
+        """Fresh chains at x (B, ...)."""
+        temperature = torch.as_tensor(at_step("temperature", self.temperature, 0), device=x.device)
+        v = noise.purpose(Purpose.MOMENTUM).normal(x.shape, dtype=x.dtype, device=x.device)
+        v *= temperature.sqrt().expand(x.shape[:1]).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+        if self.scheme == "aboba":  # its first gradient is taken on the way
+            at = point(torch.full_like(v.flatten(1)[:, 0], torch.nan), torch.zeros_like(x), x)
+        else:
+            at = point(*energy(x), x)
+        stats = StepStats.empty(x.shape[0], x.device, x.dtype)
+        return KineticState(x, at.energy, at.grad, v, stats, 0)
+
+    def step(
+        self, state: Any, energy: EnergyGradient, noise: Noise, *, backend: str = "auto"
+    ) -> KineticState:
+        """One step of every chain, in place."""
+        state = cast(KineticState, state)
+        x, v, stats = state.x, state.velocity, state.stats
+        h = at_step("step_size", self.step_size, state.step)
+        temperature = at_step("temperature", self.temperature, state.step)
+        fluctuation = self._fluctuation(h / 2 if self.scheme == "obabo" else h, temperature)
+        fluctuation |= {"noise": noise, "backend": backend}
+        half = h / 2
+
+        if self.scheme == "baoab":
+            kinetic_(x, v, state.grad, kick=half, drift=half, second_drift=half, **fluctuation)
+            at = point(*energy(x), x)
+            kinetic_(x, v, at.grad, kick=half, stats=stats, backend=backend)
+        elif self.scheme == "aboba":
+            kinetic_(x, v, None, drift=half, backend=backend)
+            at = point(*energy(x), x)
+            kinetic_(
+                x, v, at.grad, kick=half, second_kick=half, second_drift=half, stats=stats,
+                **fluctuation,
+            )  # fmt: skip
+        else:
+            kinetic_(x, v, state.grad, second_kick=half, second_drift=h, **fluctuation)
+            at = point(*energy(x), x)
+            kinetic_(
+                x, v, at.grad, kick=half, stats=stats, purpose=Purpose.SECOND_KICK, **fluctuation
+            )
+        noise.advance()
+        return KineticState(x, at.energy, at.grad, v, stats, state.step + 1)
+
+    def _fluctuation(self, time: Coefficient, temperature: Coefficient) -> dict[str, Any]:
+        """The operation O: ``keep`` and ``spread``."""
+        if not any(isinstance(c, Tensor) for c in (time, temperature, self.friction)):
+            decay = self.friction * time
+            return {
+                "keep": math.exp(-decay),
+                "spread": math.sqrt(-math.expm1(-2 * decay) * temperature),
+            }
+        decay = torch.as_tensor(self.friction * time, dtype=torch.float64)
+        return {"keep": (-decay).exp(), "spread": (-(-2 * decay).expm1() * temperature).sqrt()}
