@@ -1,0 +1,16 @@
+"""Statistical tests of samplers: exact bounds, a stated rate of false alarms, exact laws.
+
+The last states of n independent chains are n independent draws, so no autocorrelation and no
+effective sample size enters: `Checks` compares them with what they should be, `Kernel1D` says what
+that is on the line. scipy is needed: ``pip install 'langevin-ext[testing]'``.
+"""
+
+try:
+    import scipy as scipy
+except ImportError as error:
+    raise ImportError(
+        "langevin_ext.testing needs scipy: pip install 'langevin-ext[testing]'"
+    ) from error
+
+from .checks import Checks as Checks
+from .kernel import Kernel1D as Kernel1D
