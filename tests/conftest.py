@@ -2,6 +2,9 @@
 
 With ``LANGEVIN_DEVICE=cuda`` the suite runs on CUDA tensors: torch's default device is the GPU, so
 that "auto" is Triton, and tests of what a CPU alone has are left out.
+
+Tests of laws take the fixture ``seed`` and as many chains as `chains` says. ``LANGEVIN_SEEDS=200``
+runs each of them with seeds 0 to 199, ``LANGEVIN_CHAINS=0.1`` with a tenth of the chains.
 """
 
 from __future__ import annotations
@@ -38,6 +41,17 @@ if not ON_CPU:
 
 _skip_native = pytest.mark.skip(reason=f"no native backend: {NO_NATIVE}")
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def chains(number: int) -> int:
+    """How many chains a test of a law takes; fewer where the slow reference has to do it."""
+    share = float(os.environ.get("LANGEVIN_CHAINS", "1")) * (0.01 if ON_CPU and NO_NATIVE else 1)
+    return max(int(number * share), 1000)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(int(os.environ.get("LANGEVIN_SEEDS", "1"))))
 
 
 def pytest_configure(config: pytest.Config) -> None:
