@@ -493,6 +493,13 @@ BUGS = (
         "tests/kernels/test_step.py::test_the_rules_for_values_that_are_not_finite",
     ),
     Bug(
+        "a step in Triton reads a state that it has written over",
+        "langevin_ext/backends/triton/__init__.py",
+        "x = gradient_apart(x, out)",
+        "x = x",
+        "tests/kernels/test_step.py::test_a_step_may_go_over_what_it_reads",
+    ),
+    Bug(
         "a step size in the state is read after it has changed in Triton",
         "langevin_ext/backends/_memory.py",
         "return value.clone() if shared else value",

@@ -124,16 +124,26 @@ def stepped(
     return x.cpu(), record and StepStats(*(t.cpu() for t in record))
 
 
+def stepped_elsewhere(x: Tensor, grad: Tensor, step: StepSpec) -> Tensor:
+    """What a step writes to another tensor, if it leaves the state as it was."""
+    was, grad, step = (there(value) for value in (x, grad, step))
+    out = torch.full_like(was, 7.0)
+    kernels.step_(was, grad, step, None, out)
+    assert_same_bits(was.cpu(), x)
+    return out.cpu()
+
+
 def check(x: Tensor, grad: Tensor, step: StepSpec, what: object = "") -> None:
-    """The reference's bits in the state, with statistics and without, and in the statistics.
+    """The reference's bits in the state, with statistics and without, in place and elsewhere, and
+    in the statistics.
 
     But for the mean of gamma over coordinates, a sum that is not exact: to 8 roundings.
     """
     want, recorded = stepped(x, grad, step, backend=reference)
     got, record = stepped(x, grad, step)
-    alone, _ = stepped(x, grad, step, stats=False)
+    alone = stepped_elsewhere(x, grad, step)
     assert_same_bits(got, want, what)
-    assert_same_bits(alone, want, (what, "without statistics"))
+    assert_same_bits(alone, want, (what, "elsewhere, without statistics"))
     assert record is not None
     assert recorded is not None
     assert_same_bits(record.finite, recorded.finite, what)
@@ -355,6 +365,22 @@ def test_a_state_may_be_its_own_gradient(option: str) -> None:
         kernels.step_(want, x.clone(), step, None)
         kernels.step_(x, x, step, None)
         assert_same_bits(x.cpu(), want.cpu(), shape)
+
+
+def test_a_step_may_go_over_what_it_reads() -> None:
+    """To the gradient, to a shifted view of the state, to the state itself."""
+    for rows, cols in EACH_PATH:
+        buffer, grad = there(eighths(1, rows * cols + 1).view(-1)), there(eighths(rows, cols, 1))
+        x, shifted = (buffer[i : i + rows * cols].view(rows, cols) for i in (0, 1))
+        step = there(options(rows, cols)["clipped"])
+        first, own = x.clone(), grad.clone()
+        want = first.clone()
+        kernels.step_(want, own, step, None)
+        for out in (grad, x, shifted):
+            x.copy_(first)
+            grad.copy_(own)
+            kernels.step_(x, grad, step, None, out)
+            assert_same_bits(out.cpu(), want.cpu(), (rows, cols))
 
 
 @pytest.mark.parametrize("shift", [-785, -784, -1, 1, 64, 784])

@@ -32,12 +32,16 @@ def unavailable(device: torch.device) -> str | None:
     return f"its kernels are for CUDA, not for {device.type}{hint}"
 
 
-def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> None:
-    """One step of ``x`` (B, ...) in place; both tensors contiguous."""
+def step_(
+    x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, out: Tensor | None = None
+) -> None:
+    """One step of ``x`` (B, ...), in place or to ``out``; all of them contiguous."""
     rows = x.shape[0]
     cols = x.numel() // rows
-    grad = gradient_apart(grad, x)
-    written = (x, *(stats or ()))
+    written = (x if out is None else out, *(stats or ()))
+    grad = gradient_apart(grad, written[0])
+    if out is not None:
+        x = gradient_apart(x, out)  # or is itself what is written
     drift, drifts = number_and_each(step.drift, *written)
     diffusion, diffusions = number_and_each(step.diffusion, *written)
     bound, bounds = number_and_each(step.max_grad_norm, *written)
@@ -65,7 +69,7 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
                 num_warps=cut.warps, enable_fp_fusion=False,
             )  # fmt: skip
         kernels.step_tile[(cut.tiles(rows, cols),)](
-            x, grad, norms, gammas, finites,
+            x, grad, out, norms, gammas, finites,
             drift, diffusion, bound, drifts, diffusions, bounds,
             step.reference_precision, step.low, step.high, square_sums, gamma_sums,
             *place(step.position, x), rows,

@@ -22,6 +22,7 @@ ANYWHERE = ["drifts", "diffusions", "bounds", "norms", "gammas", "finites"]  # r
 def step_tile(
     x,
     grad,
+    out,  # None: in place
     norms,  # and the next two: where the statistics go, or None
     gammas,
     finites,
@@ -52,13 +53,14 @@ def step_tile(
     HAS_CLAMP: tl.constexpr,
     NOISE: tl.constexpr,  # None, "exact" or "approximate"
 ):
-    """One step of one tile, in place; every operation in the order of the reference."""
+    """One step of one tile; every operation in the order of the reference."""
     dtype: tl.constexpr = x.dtype.element_ty
     row, col, r, c, at = tile(D, R, BLOCK)
     here = row + r < rows
     inside = here & (col + c < D)
     x += row * D + col
     grad += row * D + col
+    out = x if out is None else out + row * D + col
     v = tl.load(x + at, mask=inside, other=0.0)
     g = tl.load(grad + at, mask=inside, other=0.0).to(dtype)
     chain = row + r
@@ -95,7 +97,7 @@ def step_tile(
         high = tl.full([], high, dtype)
         y = tl.where(y < low, low, y)
         y = tl.where(y > high, high, y)
-    tl.store(x + at, y, mask=inside)
+    tl.store(out + at, y, mask=inside)
 
     if norms is not None:
         bad = tl.sum((inside & (good == 0)).to(tl.int32), axis=1, keep_dims=True) > 0
