@@ -38,6 +38,7 @@ ISAS: dict[str, tuple[int, int, list[str]]] = {  # name: (float lanes, intrinsic
     "avx2": (8, 1, AVX2),
     "avx512": (16, 1, AVX2 + AVX512),
 }
+PER_ISA = "noise", "step"  # *_cpu.cpp, compiled once for each of them
 
 
 class BuildError(RuntimeError):
@@ -65,6 +66,7 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
     plan = {
         "bindings": ("bindings.cpp", openmp + includes),
         "plain_step": ("plain_step.cpp", includes),
+        "kernels": ("kernels.cpp", openmp),
         "step": ("step.cpp", openmp),
     }
     x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -75,7 +77,8 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
                 f"-DLANGEVIN_LANES={lanes}",
                 f"-DLANGEVIN_INTRINSICS={intrinsics}",
             ]
-            plan[f"step_{isa}"] = ("step_cpu.cpp", KERNEL + flags + defines)
+            for kernel in PER_ISA:
+                plan[f"{kernel}_{isa}"] = (f"{kernel}_cpu.cpp", KERNEL + flags + defines)
     return {
         out / f"{name}.o": [*compiler, *COMMON, *flags, "-c", str(CSRC / source),
                             "-o", str(out / f"{name}.o")]

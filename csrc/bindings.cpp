@@ -14,24 +14,25 @@ using namespace langevin;
 
 namespace {
 
-const StepKernels* current = *kernels_begin();
+const Kernels* current = *kernels_begin();
 
 void use_isa(const std::string& name) {
-  const StepKernels* k = kernels_named(name.c_str());
+  const Kernels* k = kernels_named(name.c_str());
   if (!k) throw std::invalid_argument("no kernels for '" + name + "' in this build and processor");
   current = k;
 }
 
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
-void step(int types, uintptr_t x, uintptr_t grad, int64_t rows, int64_t cols, double drift,
-          uintptr_t drifts, double diffusion, uintptr_t diffusions, double bound, uintptr_t bounds,
-          double reference_precision, double low, double high, int twice_noise_power,
-          bool per_coordinate, bool noisy, uint64_t seed, uint64_t at, uint32_t stream,
-          uint64_t first_chain, uintptr_t grad_norm, uintptr_t gamma, uintptr_t finite,
-          int threads) {
+void step(int types, uintptr_t x, uintptr_t grad, uintptr_t out, int64_t rows, int64_t cols,
+          double drift, uintptr_t drifts, double diffusion, uintptr_t diffusions, double bound,
+          uintptr_t bounds, double reference_precision, double low, double high,
+          int twice_noise_power, bool per_coordinate, bool noisy, uint64_t seed, uint64_t at,
+          uint32_t stream, uint64_t first_chain, uintptr_t grad_norm, uintptr_t gamma,
+          uintptr_t finite, int threads) {
   const Step s{pointer(x),
                pointer(grad),
+               pointer(out),
                rows,
                cols,
                {drift, pointer(drifts)},
@@ -47,15 +48,15 @@ void step(int types, uintptr_t x, uintptr_t grad, int64_t rows, int64_t cols, do
                pointer(grad_norm),
                pointer(gamma),
                static_cast<bool*>(pointer(finite))};
-  const StepKernels& k = *current;
+  const Kernels& k = *current;
   py::gil_scoped_release release;
-  run_step(k, static_cast<DTypes>(types), s, threads);
+  run_step(k.step, static_cast<DTypes>(types), s, threads);
 }
 
-template <void (*Run)(const StepKernels&, float*, int64_t, int64_t, const Position&, int)>
+template <void (*Run)(const Kernels&, float*, int64_t, int64_t, const Position&, int)>
 void fill(uintptr_t out, int64_t rows, int64_t cols, uint64_t seed, uint64_t at, uint32_t stream,
           uint64_t first_chain, int threads) {
-  const StepKernels& k = *current;
+  const Kernels& k = *current;
   py::gil_scoped_release release;
   Run(k, static_cast<float*>(pointer(out)), rows, cols, {seed, at, stream, first_chain}, threads);
 }
@@ -81,7 +82,7 @@ PYBIND11_MODULE(_C, m) {
           [](py::handle x, py::handle grad, py::handle drift, py::handle diffusion,
              py::handle noise, py::handle max_grad_norm, py::handle per, py::handle noise_power,
              py::handle reference_precision, py::handle clamp, py::handle stats) {
-            return plain(*current, x, grad, drift, diffusion, noise, max_grad_norm, per,
+            return plain(current->step, x, grad, drift, diffusion, noise, max_grad_norm, per,
                          noise_power, reference_precision, clamp, stats);
           });
   else
@@ -95,8 +96,8 @@ PYBIND11_MODULE(_C, m) {
                           static_cast<uint32_t>(w.w2), static_cast<uint32_t>(w.w3));
   });
   m.def("normals_in_registers", [](int64_t count) {
-    const StepKernels& k = *current;
+    const Kernels& k = *current;
     py::gil_scoped_release release;
-    return k.normals_in_registers(count);
+    return k.noise.normals_in_registers(count);
   });
 }

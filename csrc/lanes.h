@@ -1,4 +1,6 @@
-// Vector lanes for one instruction set. step_cpu.cpp is compiled once for each of them, with
+// Vector lanes for one instruction set. The *_cpu.cpp files are compiled once for each of them,
+// with
+//   LANGEVIN_ISA         its name, which the names of their tables begin with
 //   LANGEVIN_LANES       float lanes of a register: 16 (AVX-512), 8 (AVX2), 4 (SSE2 and generic)
 //   LANGEVIN_INTRINSICS  0 for the generic path: GCC/Clang vector extensions and nothing else
 //
@@ -11,6 +13,10 @@
 #if LANGEVIN_INTRINSICS
 #include <immintrin.h>
 #endif
+
+#define LANGEVIN_JOIN_(a, b) a##b
+#define LANGEVIN_JOIN(a, b) LANGEVIN_JOIN_(a, b)
+#define LANGEVIN_OF_ISA(table) LANGEVIN_JOIN(LANGEVIN_ISA, table)
 
 namespace langevin {
 namespace {
@@ -336,6 +342,15 @@ LANGEVIN_INLINE void load_first(const G* p, int64_t n, V& v) {
   load(padded, v);
 }
 
+// A register, or the first n of its elements if there are no more; zero in the other lanes.
+template <class G, class V>
+LANGEVIN_INLINE void load_up_to(const G* p, int64_t n, V& v) {
+  if (n >= static_cast<int64_t>(sizeof(V) / sizeof(v[0])))
+    load(p, v);
+  else
+    load_first(p, n, v);
+}
+
 LANGEVIN_INLINE void store(float* p, F v) { *(Unaligned<F, float>::type*)p = v; }
 LANGEVIN_INLINE void store(double* p, D v) { *(Unaligned<D, double>::type*)p = v; }
 
@@ -348,6 +363,14 @@ LANGEVIN_INLINE void store_first(float* p, int64_t n, F v) {
 #endif
 }
 LANGEVIN_INLINE void store_first(double* p, int64_t n, D v) { memcpy(p, &v, n * sizeof(double)); }
+
+template <class T, class V>
+LANGEVIN_INLINE void store_up_to(T* p, int64_t n, V v) {
+  if (n >= static_cast<int64_t>(sizeof(V) / sizeof(v[0])))
+    store(p, v);
+  else
+    store_first(p, n, v);
+}
 
 // One value.
 LANGEVIN_INLINE float widen(float a) { return a; }

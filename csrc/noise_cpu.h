@@ -1,8 +1,8 @@
 // Noise by the register: rows, tiles of short rows, and whole tensors of it.
 #pragma once
 
+#include "kernels.h"
 #include "lanes.h"
-#include "step.h"
 
 namespace langevin {
 namespace {

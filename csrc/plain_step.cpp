@@ -177,7 +177,7 @@ bool PlainStep::operator()(const StepKernels& kernels, py::handle x, py::handle 
   if (!says_no(x, is_inference_)) return false;
 
   Step s{};
-  s.x = state.data, s.grad = slope.data;
+  s.x = s.out = state.data, s.grad = slope.data;
   s.rows = state.shape[0], s.cols = count / s.rows;
   const bool wide = types == kDouble;
   double power;

@@ -4,35 +4,15 @@
 // the update. So the norm, the repair of non-finite values and the statistics are arranged to add
 // next to nothing to that: a row is summed while it is brought into cache, finiteness is read off
 // one sum per 4 registers, and rows too short for a register share it.
-#include "noise_cpu.h"
+#include "clip_cpu.h"
 #include "step.h"
-#include "sums_cpu.h"
+#include "tiles_cpu.h"
 
 namespace langevin {
 namespace {
 
-// ---- gamma ------------------------------------------------------------------------------------
-
-constexpr double kInfinity = __builtin_inf();
-
-template <class T>
-LANGEVIN_INLINE T coefficient(const Coefficient& c, int64_t row) {
-  return c.each ? static_cast<const T*>(c.each)[row] : static_cast<T>(c.value);
-}
-
-// gamma of a norm (or of every |g_j|) against its bound, for one value or a register of them.
-template <class T, class V>
-LANGEVIN_INLINE V clip_factor(V norm, V bound) {
-  const V one = V{} + T(1), infinity = V{} + T(kInfinity), nan = V{} + T(__builtin_nan(""));
-  V gamma = norm <= bound ? one : bound / norm;
-  gamma = norm < infinity ? gamma : nan;
-  return bound == infinity ? one : gamma;
-}
-
-template <class T, class V>
-LANGEVIN_INLINE V noise_factor(V gamma, int twice_power) {
-  return twice_power == 0 ? V{} + T(1) : twice_power == 1 ? Register<T>::sqrt(gamma) : gamma;
-}
+// ---- gamma
+// ---------------------------------------------------------------------------------------
 
 template <class V>
 LANGEVIN_INLINE V magnitude(V g) {
@@ -72,17 +52,14 @@ LANGEVIN_INLINE void record(const Step& s, int64_t row, const Chain<T>& chain) {
 }
 
 template <class T, class G>
-LANGEVIN_INLINE T square_sum(const G* g, int64_t n) {
-  using V = typename Register<T>::V;
-  return block_sum<T>(g, n, [](V v) __attribute__((always_inline)) { return v * v; });
-}
-
-template <class T, class G>
 LANGEVIN_INLINE T gamma_sum(const G* g, int64_t n, T bound) {
   using V = typename Register<T>::V;
   const V b = Register<T>::broadcast(bound);
-  return block_sum<T>(
-      g, n, [b](V v) __attribute__((always_inline)) { return clip_factor<T>(magnitude(v), b); });
+  return block_sum<T>(n, [g, b](int64_t j, int64_t left) __attribute__((always_inline)) {
+    V v;
+    load_up_to(g + j, left, v);
+    return clip_factor<T>(magnitude(v), b);
+  });
 }
 
 LANGEVIN_INLINE bool averages_gamma(const Step& s) { return s.gamma && s.per_coordinate; }
@@ -90,15 +67,13 @@ LANGEVIN_INLINE bool averages_gamma(const Step& s) { return s.gamma && s.per_coo
 template <class T, class G>
 Chain<T> summed_chain(const Step& s, int64_t row) {
   const G* g = static_cast<const G*>(s.grad) + row * s.cols;
-  const int64_t blocks = (s.cols + kBlock - 1) / kBlock;
-  const auto size = [&](int64_t b) { return b + 1 < blocks ? kBlock : s.cols - b * kBlock; };
   const T squares =
-      pairwise_stream<T>(blocks, [&](int64_t b) { return square_sum<T>(g + b * kBlock, size(b)); });
+      row_sum<T>(s.cols, [&](int64_t begin, int64_t n) { return square_sum<T>(g + begin, n); });
   const T bound = coefficient<T>(s.bound, row);
   const T gammas =
       averages_gamma(s)
-          ? pairwise_stream<T>(
-                blocks, [&](int64_t b) { return gamma_sum<T>(g + b * kBlock, size(b), bound); })
+          ? row_sum<T>(s.cols,
+                       [&](int64_t begin, int64_t n) { return gamma_sum<T>(g + begin, n, bound); })
           : T{};
   return chain_of_row(s, row, squares, gammas);
 }
@@ -160,7 +135,7 @@ struct NoiseInMemory {
 // those that were not become NaN, which the clamp lets through. A sum of finite values that
 // overflows is looked at again, so a false alarm costs time and nothing else.
 template <class T, bool Plain, bool Whole, class G, class Coefficients, class Noise>
-LANGEVIN_INLINE bool update_chunk(T* x, const G* g, int64_t n, const Coefficients& c,
+LANGEVIN_INLINE bool update_chunk(const T* x, const G* g, T* out, int64_t n, const Coefficients& c,
                                   const Noise& noise, const Step& s) {
   using R = Register<T>;
   using V = typename R::V;
@@ -176,13 +151,8 @@ LANGEVIN_INLINE bool update_chunk(T* x, const G* g, int64_t n, const Coefficient
     y[i] = V{};
     if (valid <= 0) continue;
     V state, gradient, drift = c.drift(i), diffusion = c.diffusion(i);
-    if (valid >= R::lanes) {
-      load(x + i * R::lanes, state);
-      load(g + i * R::lanes, gradient);
-    } else {
-      load_first(x + i * R::lanes, valid, state);
-      load_first(g + i * R::lanes, valid, gradient);
-    }
+    load_up_to(x + i * R::lanes, valid, state);
+    load_up_to(g + i * R::lanes, valid, gradient);
     if (!Plain && s.per_coordinate) {
       const V gamma = clip_factor<T>(magnitude(gradient), c.bound(i));
       drift *= gamma;
@@ -206,26 +176,24 @@ LANGEVIN_INLINE bool update_chunk(T* x, const G* g, int64_t n, const Coefficient
 #pragma GCC unroll 8
   for (int i = 0; i < N; ++i) {
     const V value = R::at_most(high, R::at_least(low, y[i]));
-    if (lanes_of(i) >= R::lanes)
-      store(x + i * R::lanes, value);
-    else if (lanes_of(i) > 0)
-      store_first(x + i * R::lanes, lanes_of(i), value);
+    if (lanes_of(i) > 0) store_up_to(out + i * R::lanes, lanes_of(i), value);
   }
   return finite;
 }
 
 template <class T, bool Plain, class G, class Coefficients, class Noise>
-LANGEVIN_INLINE bool update_up_to(T* x, const G* g, int64_t n, const Coefficients& c,
+LANGEVIN_INLINE bool update_up_to(const T* x, const G* g, T* out, int64_t n, const Coefficients& c,
                                   const Noise& noise, const Step& s) {
-  return n >= kChunk ? update_chunk<T, Plain, true>(x, g, kChunk, c, noise, s)
-                     : update_chunk<T, Plain, false>(x, g, n, c, noise, s);
+  return n >= kChunk ? update_chunk<T, Plain, true>(x, g, out, kChunk, c, noise, s)
+                     : update_chunk<T, Plain, false>(x, g, out, n, c, noise, s);
 }
 
 template <class T, bool Plain, class G>
 bool update_row(const Step& s, const Source& source, int64_t row, int64_t begin, int64_t end,
                 const Chain<T>& chain) {
-  T* x = static_cast<T*>(s.x) + row * s.cols;
+  const T* x = static_cast<const T*>(s.x) + row * s.cols;
   const G* g = static_cast<const G*>(s.grad) + row * s.cols;
+  T* out = static_cast<T*>(s.out) + row * s.cols;
   const OneChain<T> c(chain);
   const uint64_t id = source.first_chain + row;
   bool finite = true;
@@ -236,11 +204,11 @@ bool update_row(const Step& s, const Source& source, int64_t row, int64_t begin,
     NoiseInRegisters z{};
     if (Plain || s.noisy) draw_row<Normals>(j / 4, id, source, z.z);
     if constexpr (sizeof(T) == sizeof(float)) {
-      finite &= update_up_to<T, Plain>(x + j, g + j, end - j, c, z, s);
+      finite &= update_up_to<T, Plain>(x + j, g + j, out + j, end - j, c, z, s);
     } else {
       alignas(64) float memory[kChunk];
       for (int i = 0; i < 4; ++i) store(memory + i * W, z.z[i]);
-      finite &= update_up_to<T, Plain>(x + j, g + j, end - j, c, NoiseInMemory{memory}, s);
+      finite &= update_up_to<T, Plain>(x + j, g + j, out + j, end - j, c, NoiseInMemory{memory}, s);
     }
   }
   return finite;
@@ -254,13 +222,6 @@ bool update_row(const Step& s, const Source& source, int64_t row, int64_t begin,
 }
 
 // ---- short rows -------------------------------------------------------------------------------
-//
-// A tile holds as many short rows as fill kTile elements. Sums and coefficients are made with the
-// rows across the lanes; the update then runs over the tile's elements as over one long row.
-
-constexpr int kTileRows = kTile / 2;
-// With fewer columns than this a tile is transposed to be summed.
-constexpr int64_t kTransposed = 8;
 
 template <class T>
 struct Tile {
@@ -271,97 +232,6 @@ struct Tile {
   alignas(64) T element[4][kTile + kChunk];  // and of every element
 };
 
-// Sums of rows of Cols = 2^m elements that lie one after another in Cols registers. Evens and odds
-// are what block_sum's tree adds last, so the bits are the same.
-template <class T, int Cols, class V>
-LANGEVIN_INLINE V sum_rows(const V* registers) {
-  if constexpr (Cols == 1) {
-    return registers[0];
-  } else {
-    V even[Cols / 2], odd[Cols / 2];
-    for (int i = 0; i < Cols / 2; ++i)
-      Register<T>::deinterleave(registers[2 * i], registers[2 * i + 1], even[i], odd[i]);
-    return sum_rows<T, Cols / 2>(even) + sum_rows<T, Cols / 2>(odd);
-  }
-}
-
-// Squared norms of as many rows of Cols elements as fill registers; returns how many.
-template <int Cols, class T, class G>
-int64_t square_sums_of(const G* g, int64_t rows, T* squares) {
-  using V = typename Register<T>::V;
-  constexpr int N = Register<T>::lanes;
-  int64_t r = 0;
-  for (; r + N <= rows; r += N) {
-    V v[Cols];
-    for (int i = 0; i < Cols; ++i) {
-      load(g + r * Cols + i * N, v[i]);
-      v[i] *= v[i];
-    }
-    store(squares + r, sum_rows<T, Cols>(v));
-  }
-  return r;
-}
-
-template <class T, class G>
-void square_sums(const G* g, int64_t cols, int64_t rows, Tile<T>& t) {
-  int64_t r = 0;
-  if (cols == 1) r = square_sums_of<1>(g, rows, t.squares);
-  if (cols == 2) r = square_sums_of<2>(g, rows, t.squares);
-  if (cols == 4) r = square_sums_of<4>(g, rows, t.squares);
-  if (cols == 8) r = square_sums_of<8>(g, rows, t.squares);
-  if (cols == 16) r = square_sums_of<16>(g, rows, t.squares);
-  if (r || cols >= kTransposed) {
-    for (; r < rows; ++r) t.squares[r] = square_sum<T>(g + r * cols, cols);
-    return;
-  }
-  // Few and awkward columns: transpose, then the tree of block_sum, column k taking column k + 4,
-  // then k + 2, then k + 1.
-  const int64_t height = tile_rows(cols);
-  for (int64_t k = 0; k < cols; ++k)
-    for (r = 0; r < rows; ++r) {
-      const T value = widen(g[r * cols + k]);
-      t.columns[k * height + r] = value * value;
-    }
-  for (int64_t h = kTransposed / 2; h; h /= 2)
-    for (int64_t k = 0; k < h && k + h < cols; ++k)
-      for (r = 0; r < rows; ++r) t.columns[k * height + r] += t.columns[(k + h) * height + r];
-  memcpy(t.squares, t.columns, rows * sizeof(T));
-}
-
-template <class T>
-void take(const Coefficient& c, int64_t base, int64_t rows, T* out) {
-  if (c.each)
-    memcpy(out, static_cast<const T*>(c.each) + base, rows * sizeof(T));
-  else
-    for (int64_t r = 0; r < rows; ++r) out[r] = static_cast<T>(c.value);
-}
-
-// Row values to element values. A store may spill into the next rows, which are written after it.
-template <class T>
-void spread(const T* row, int64_t cols, int64_t rows, T* element) {
-  using V = typename Register<T>::V;
-  typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
-  if (cols == 1) {
-    memcpy(element, row, rows * sizeof(T));
-  } else if (cols == 2 && sizeof(T) == sizeof(float)) {
-    for (int64_t r = 0; r < rows; r += W) {
-      F v, low, high;
-      load((const float*)row + r, v);
-      Lanes::interleave(v, v, low, high);
-      store((float*)element + 2 * r, low);
-      store((float*)element + 2 * r + W, high);
-    }
-  } else if (cols <= 8) {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t k = 0; k < cols; k += 4) *(Four*)(element + r * cols + k) = Four{} + row[r];
-  } else {
-    for (int64_t r = 0; r < rows; ++r) {
-      const V value = Register<T>::broadcast(row[r]);
-      for (int64_t k = 0; k < cols; k += Register<T>::lanes) store(element + r * cols + k, value);
-    }
-  }
-}
-
 // The coefficients of every element of the tile, and the statistics of its rows.
 template <class T, bool Plain, class G>
 void prepare_tile(const Step& s, int64_t base, int64_t rows, const G* g, Tile<T>& t) {
@@ -370,7 +240,7 @@ void prepare_tile(const Step& s, int64_t base, int64_t rows, const G* g, Tile<T>
   take(s.drift, base, rows, t.row[0]);
   take(s.diffusion, base, rows, t.row[1]);
   take(s.bound, base, rows, t.row[3]);
-  if (needs_sums(s)) square_sums(g, s.cols, rows, t);
+  if (needs_sums(s)) sum_rows<Square>(g, s.cols, rows, t.columns, t.squares);
   for (int64_t r = 0; averages_gamma(s) && r < rows; ++r)
     t.gammas[r] = gamma_sum<T>(g + r * s.cols, s.cols, t.row[3][r]);
   for (int64_t r = 0; r < rows; r += N) {
@@ -404,8 +274,9 @@ void update_tiles(const Step& s, int64_t begin, int64_t end) {
 
   for (int64_t base = begin; base < end; base += height) {
     const int64_t rows = end - base < height ? end - base : height, n = rows * cols;
-    T* x = static_cast<T*>(s.x) + base * cols;
+    const T* x = static_cast<const T*>(s.x) + base * cols;
     const G* g = static_cast<const G*>(s.grad) + base * cols;
+    T* out = static_cast<T*>(s.out) + base * cols;
     if (Plain || s.noisy)
       draw_tile<Normals>(t.noise, cols, rows, source.first_chain + base, source);
     if (varies) prepare_tile<T, Plain>(s, base, rows, g, t);
@@ -414,12 +285,12 @@ void update_tiles(const Step& s, int64_t begin, int64_t end) {
       const NoiseInMemory z{t.noise + j};
       const ManyChains<T> many{t.element[0] + j, t.element[1] + j, t.element[2] + j,
                                t.element[3] + j};
-      finite &= varies ? update_up_to<T, Plain>(x + j, g + j, n - j, many, z, s)
-                       : update_up_to<T, Plain>(x + j, g + j, n - j, one, z, s);
+      finite &= varies ? update_up_to<T, Plain>(x + j, g + j, out + j, n - j, many, z, s)
+                       : update_up_to<T, Plain>(x + j, g + j, out + j, n - j, one, z, s);
     }
     if (s.finite && !finite)  // whatever was not finite is NaN now
       for (int64_t i = 0; i < n; ++i)
-        if (x[i] != x[i]) s.finite[base + i / cols] = false;
+        if (out[i] != out[i]) s.finite[base + i / cols] = false;
   }
 }
 
@@ -452,7 +323,7 @@ void sums(const Step& s, int64_t row, int64_t begin, int64_t end, void* squares,
 
 template <class T>
 RowSums combine(const Step& s, int64_t row, void* squares, void* gammas) {
-  const int64_t blocks = (s.cols + kBlock - 1) / kBlock;
+  const int64_t blocks = blocks_of(s.cols);
   const T square = pairwise(static_cast<T*>(squares), blocks);
   const T gamma = averages_gamma(s) ? pairwise(static_cast<T*>(gammas), blocks) : T{};
   record(s, row, chain_of_row<T>(s, row, square, gamma));
@@ -467,35 +338,13 @@ void blocks(const Step& s, int64_t row, int64_t begin, int64_t end, RowSums sums
   if (s.finite && !finite) __atomic_store_n(s.finite + row, false, __ATOMIC_RELAXED);
 }
 
-bool supported() {
-#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-#elif LANGEVIN_INTRINSICS && LANGEVIN_LANES == 8
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
-#else
-  return true;
-#endif
-}
-
 }  // namespace
 
-#define LANGEVIN_STRING_(x) #x
-#define LANGEVIN_STRING(x) LANGEVIN_STRING_(x)
-#define LANGEVIN_JOIN_(a, b) a##b
-#define LANGEVIN_JOIN(a, b) LANGEVIN_JOIN_(a, b)
-
-const StepKernels LANGEVIN_JOIN(LANGEVIN_ISA, _kernels) = {
-    LANGEVIN_STRING(LANGEVIN_ISA),
-    supported,
+const StepKernels LANGEVIN_OF_ISA(_step) = {
     {rows<float, float>, rows<float, BFloat16>, rows<float, Float16>, rows<double, double>},
     {sums<float, float>, sums<float, BFloat16>, sums<float, Float16>, sums<double, double>},
     {combine<float>, combine<float>, combine<float>, combine<double>},
     {blocks<float, float>, blocks<float, BFloat16>, blocks<float, Float16>, blocks<double, double>},
-    draw<Normals>,
-    draw<Uniforms>,
-    normals_in_registers,
 };
 
 }  // namespace langevin

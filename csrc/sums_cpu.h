@@ -2,42 +2,52 @@
 // bits; backends/reference.py's tree_sum is the specification.
 #pragma once
 
+#include "kernels.h"
 #include "lanes.h"
-#include "step.h"
 
 namespace langevin {
 namespace {
 
-// Lane k of 64 adds elements k, k + 64, ... of a block in order; the lanes are then added by
-// halves (k and k + 32, k + 16, ...). The same tree on every instruction set, hence the same bits.
-template <class T, class G, class Term>
-LANGEVIN_INLINE T block_sum(const G* g, int64_t n, Term term) {
+constexpr int kSumLanes = 64;
+
+// The lanes of a block are added by halves: k and k + 32, k + 16, ...
+template <class T>
+LANGEVIN_INLINE T add_lanes(typename Register<T>::V* lanes) {
+#pragma GCC unroll 8
+  for (int h = kSumLanes / Register<T>::lanes / 2; h; h /= 2)
+    for (int k = 0; k < h; ++k) lanes[k] += lanes[k + h];
+  return Register<T>::tree_sum(lanes[0]);
+}
+
+// Lane k of 64 adds elements k, k + 64, ... of a block in order. The same tree on every
+// instruction set, hence the same bits. term(j, n) is the register of terms from element j on, of
+// which there are n.
+template <class T, class Term>
+LANGEVIN_INLINE T block_sum(int64_t n, Term term) {
   using R = Register<T>;
   using V = typename R::V;
-  constexpr int N = R::lanes, registers = 64 / N;
+  constexpr int N = R::lanes, registers = kSumLanes / N;
   V lanes[registers] = {};
   int64_t j = 0;
-  for (; j + 64 <= n; j += 64)
+  for (; j + kSumLanes <= n; j += kSumLanes)
 #pragma GCC unroll 16
-    for (int k = 0; k < registers; ++k) {
-      V v;
-      load(g + j + k * N, v);
-      lanes[k] += term(v);
-    }
-  for (int k = 0; j < n; ++k, j += N) {
+    for (int k = 0; k < registers; ++k) lanes[k] += term(j + k * N, int64_t{N});
+  for (int k = 0; j < n; ++k, j += N)
+    if (j + N <= n)
+      lanes[k] += term(j, int64_t{N});
+    else
+      lanes[k] += R::first(n - j) ? term(j, n - j) : V{};
+  return add_lanes<T>(lanes);
+}
+
+template <class T, class G>
+LANGEVIN_INLINE T square_sum(const G* g, int64_t n) {
+  using V = typename Register<T>::V;
+  return block_sum<T>(n, [g](int64_t j, int64_t left) __attribute__((always_inline)) {
     V v;
-    if (j + N <= n) {
-      load(g + j, v);
-      lanes[k] += term(v);
-    } else {
-      load_first(g + j, n - j, v);
-      lanes[k] += R::first(n - j) ? term(v) : V{};
-    }
-  }
-#pragma GCC unroll 8
-  for (int h = registers / 2; h; h /= 2)
-    for (int k = 0; k < h; ++k) lanes[k] += lanes[k + h];
-  return R::tree_sum(lanes[0]);
+    load_up_to(g + j, left, v);
+    return v * v;
+  });
 }
 
 // Block sums are added in pairs, then pairs of pairs; an odd one out moves up unchanged.
@@ -67,6 +77,15 @@ LANGEVIN_INLINE T pairwise_stream(int64_t n, Blocks block) {
       if ((n >> l) & 1) sum = level[l] + sum;
   }
   return sum;
+}
+
+// A row's sum: block(begin, n) is that of n elements from `begin` on.
+template <class T, class Block>
+LANGEVIN_INLINE T row_sum(int64_t cols, Block block) {
+  return pairwise_stream<T>(blocks_of(cols), [&](int64_t b) {
+    const int64_t begin = b * kBlock, left = cols - begin;
+    return block(begin, left < kBlock ? left : kBlock);
+  });
 }
 
 }  // namespace

@@ -49,18 +49,21 @@ def normals_in_registers(count: int) -> float:
     return float(_C.normals_in_registers(count))
 
 
-def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> None:
-    """One step of ``x`` (B, ...) in place; both tensors contiguous."""
+def step_(
+    x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, out: Tensor | None = None
+) -> None:
+    """One step of ``x`` (B, ...), in place or to ``out`` apart from it; all of them contiguous."""
+    out = x if out is None else out
     if x.dtype == torch.float64 and grad.dtype != torch.float64:
         grad = grad.double()
-    grad = gradient_apart(grad, x)
+    grad = gradient_apart(grad, out)
     drift, diffusion, bound, per_coordinate, power, rho, low, high, position = step
     kept: list[Tensor] = []  # until the kernel is done
 
     def number_and_address(value: Coefficient) -> tuple[float, int]:
         if not isinstance(value, Tensor):
             return value, 0
-        kept.append(apart(value, x, *(stats or ())))
+        kept.append(apart(value, out, *(stats or ())))
         return 0.0, kept[-1].data_ptr()
 
     rows = x.shape[0]
@@ -68,6 +71,7 @@ def step_(x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None) -> N
         _DTYPES[x.dtype, grad.dtype],
         x.data_ptr(),
         grad.data_ptr(),
+        out.data_ptr(),
         rows,
         x.numel() // rows,
         *number_and_address(drift),

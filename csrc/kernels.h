@@ -1,0 +1,59 @@
+// What all kernels share, and the table of them that an instruction set has.
+#pragma once
+
+#include <cstdint>
+
+namespace langevin {
+
+// A position in the stream of noise; the chain of row i is first_chain + i.
+struct Position {
+  uint64_t seed, step;
+  uint32_t stream;
+  uint64_t first_chain;
+};
+
+// One value for every chain, or (rows,) values in the state's type.
+struct Coefficient {
+  double value;
+  const void* each;
+};
+
+// One thread makes about 1.5e9 elements/s; waking another costs about 5 us.
+constexpr int64_t kSerial = 8192;
+constexpr int64_t kBlock = 4096;  // elements of one partial sum, and of one piece of a long row
+
+static inline int64_t blocks_of(int64_t cols) { return (cols + kBlock - 1) / kBlock; }
+
+struct NoiseKernels {
+  // Rows [begin, end) of noise alone.
+  void (*normal)(float* out, int64_t cols, int64_t begin, int64_t end, const Position&);
+  void (*uniform)(float* out, int64_t cols, int64_t begin, int64_t end, const Position&);
+  // At least `count` normals made and added up in registers: the rate no step can exceed.
+  float (*normals_in_registers)(int64_t count);
+};
+
+struct StepKernels;
+struct KineticKernels;
+struct AcceptKernels;
+
+// Each of them is defined in a file that is compiled once for each instruction set.
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  const NoiseKernels& noise;
+  const StepKernels& step;
+};
+
+extern const NoiseKernels avx512_noise, avx2_noise, sse2_noise, generic_noise;
+extern const StepKernels avx512_step, avx2_step, sse2_step, generic_step;
+
+// ---- kernels.cpp: those of this processor -----------------------------------------------------
+
+const Kernels* const* kernels_begin();  // compiled and supported here, best first
+const Kernels* const* kernels_end();
+const Kernels* kernels_named(const char* name);  // null when there are none here
+
+void run_normal(const Kernels&, float* out, int64_t rows, int64_t cols, const Position&, int);
+void run_uniform(const Kernels&, float* out, int64_t rows, int64_t cols, const Position&, int);
+
+}  // namespace langevin
