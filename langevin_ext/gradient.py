@@ -21,16 +21,24 @@ _INDEPENDENT = (
 class EnergyGradient:
     """x -> (U(x), grad U(x)) for an energy, (B,) and the shape of x, both detached.
 
+    An energy that knows its gradient says so by a method ``value_and_gradient``: x -> (U, grad U),
+    (B,) or (B, 1) and the shape of x. It is asked instead of autograd, without gradient mode, and
+    copied. Not if a subclass has replaced ``forward`` or ``__call__`` and not the method, which
+    would be the parent's; nor while hooks are registered on the module, which it would not run.
+
     Args:
         energy: any callable or module (B, ...) -> (B,) or (B, 1).
         autocast: bfloat16 or float16 to run the energy under ``torch.autocast``; U comes back in
             the state's dtype, the gradient in the dtype autograd gives it. None leaves the
-            caller's autocast state as it is.
+            caller's autocast state as it is. Not for an energy that knows its gradient.
         channels_last: hand the energy its states in this memory format. None decides by a fixed
             rule (`prefers_channels_last`), because it can change the last bits.
 
+    Raises:
+        ArgumentError: autocast is not one of these, or the energy knows its gradient.
+
     Raises (when called):
-        EnergyError: the result is not one floating point number per chain.
+        EnergyError: the result is not one floating point number per chain, or not a gradient.
         GradientError: U does not depend on x through autograd.
     """
 
@@ -45,16 +53,25 @@ class EnergyGradient:
             raise EnergyError(f"energy is a {type(energy).__name__}: pass a callable or a module")
         if autocast not in (None, torch.bfloat16, torch.float16):
             raise ArgumentError(f"autocast={autocast}: give torch.bfloat16, torch.float16 or None")
+        self._knows = _knows_its_gradient(energy)
+        if self._knows and autocast is not None:
+            raise ArgumentError(
+                f"autocast={autocast} with an energy that has value_and_gradient, which runs in the"
+                " state's dtype: leave autocast out, or pass lambda x: energy(x) to use autograd"
+            )
         self.energy = energy
         self.autocast = autocast
         self.channels_last = channels_last
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():  # which can follow torch.func.grad, not autograd.grad
-            grad, value = torch.func.grad(self._total, has_aux=True)(self._point(x))
-        elif torch.is_inference_mode_enabled():
+        compiling = torch.compiler.is_compiling()
+        if not compiling and torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self(x.clone() if x.is_inference() else x)
+        if self._knows and not _has_hooks(self.energy):
+            value, grad = self._known(x)
+        elif compiling:  # which can follow torch.func.grad, not autograd.grad
+            grad, value = torch.func.grad(self._total, has_aux=True)(self._point(x))
         else:
             with torch.enable_grad():
                 point = self._point(x).requires_grad_()
@@ -77,6 +94,20 @@ class EnergyGradient:
                 (product,) = torch.autograd.grad(grad, point, grad.detach(), allow_unused=True)
         value = value.detach().view(x.shape[0]).to(x.dtype, copy=True)
         return value, grad.detach(), torch.zeros_like(grad) if product is None else product
+
+    def _known(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the energy itself says, checked; the gradient is a copy."""
+        with torch.no_grad():
+            pair: object = self.energy.value_and_gradient(self._point(x))  # type: ignore[attr-defined]
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise EnergyError(
+                f"value_and_gradient returned a {type(pair).__name__}: return (U, grad U)"
+            )
+        value, grad = pair
+        _check_one_per_chain(value, x)
+        _check_gradient(grad, x)
+        # A view of the state would change with it, and the energy may use its memory again.
+        return value, grad.to(x.dtype, copy=True, memory_format=torch.contiguous_format)
 
     def _point(self, x: Tensor) -> Tensor:
         """Where to take the gradient: x, in the energy's memory format."""
@@ -122,6 +153,38 @@ def _check_one_per_chain(value: object, x: Tensor) -> None:
         )
     if not value.is_floating_point():
         raise EnergyError(f"the energy returned {value.dtype}: return floating point values")
+
+
+def _check_gradient(grad: object, x: Tensor) -> None:
+    if not isinstance(grad, Tensor):
+        raise EnergyError(f"value_and_gradient returned a {type(grad).__name__} for a gradient")
+    if grad.shape != x.shape or not grad.is_floating_point():
+        raise EnergyError(
+            f"value_and_gradient returned a gradient of shape {tuple(grad.shape)} in {grad.dtype}:"
+            f" return one of shape {tuple(x.shape)}, as the state has, in floating point"
+        )
+
+
+def _knows_its_gradient(energy: Energy) -> bool:
+    """Whether ``value_and_gradient`` is there, and no older than the energy that is called."""
+    if not callable(getattr(energy, "value_and_gradient", None)):
+        return False
+    # What overrides what, first to last: the object's own attributes, then its classes.
+    owners = [getattr(energy, "__dict__", {}), *map(vars, type(energy).__mro__)]
+    called = [
+        i for i, owner in enumerate(owners) if "forward" in owner or (i and "__call__" in owner)
+    ]
+    known = [i for i, owner in enumerate(owners) if "value_and_gradient" in owner]
+    return bool(known) and known[0] <= called[0]
+
+
+def _has_hooks(energy: Energy) -> bool:
+    return isinstance(energy, nn.Module) and bool(
+        energy._forward_hooks
+        or energy._forward_pre_hooks
+        or energy._backward_hooks
+        or energy._backward_pre_hooks
+    )
 
 
 def prefers_channels_last(energy: Energy, x: Tensor) -> bool:
