@@ -1,6 +1,11 @@
 """langevin_ext: fused Langevin samplers for PyTorch, and the models trained on them."""
 
-from . import backends as backends, errors as errors, noise as noise
+from . import (
+    backends as backends,
+    diagnostics as diagnostics,
+    errors as errors,
+    noise as noise,
+)
 from ._types import StepStats as StepStats
 from ._watch import Samples as Samples, SampleState as SampleState, SampleStats as SampleStats
 from .gradient import EnergyGradient as EnergyGradient
