@@ -26,7 +26,8 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
-from .._check import as_number, check_state
+from .._check import as_number, check_coefficient, check_state
+from .._moves import point, propose_
 from .._types import Clamp, Coefficient, Energy, Per, StepStats
 from ..errors import ArgumentError, NonFiniteError
 from ..gradient import EnergyGradient, undisturbed
@@ -133,12 +134,13 @@ class AniLA:
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> ChainState:
         """Fresh chains at x (B, ...)."""
         del noise
+        if isinstance(self.threshold, Tensor):
+            check_coefficient("threshold", self.threshold, x)
         if self.correction == "metropolis":
             return metropolis_init(energy, x, self.step_size, None)
         if self.correction == "weights":
-            value, grad = energy(x)
             stats = StepStats.empty(x.shape[0], x.device, x.dtype)
-            return WeightedState(x, value, grad, stats, 0, _gamma(_norm(grad), self.threshold))
+            return self._weighted(x, energy, stats, 0)
         return overdamped_init(x)
 
     def step(
@@ -157,20 +159,7 @@ class AniLA:
             )
         drift, diffusion = self.coefficients(state.step)
         if self.correction == "weights":
-            state = cast(WeightedState, state)
-            langevin_step_(
-                state.x,
-                state.grad,
-                drift=drift,
-                diffusion=diffusion,
-                max_grad_norm=self.threshold,
-                noise=noise,
-                stats=state.stats,
-                backend=backend,
-            )
-            value, grad = energy(state.x)
-            weight = _gamma(_norm(grad), self.threshold)
-            return WeightedState(state.x, value, grad, state.stats, state.step + 1, weight)
+            return self._step_with_weights(cast(WeightedState, state), energy, noise, backend)
         if self.correction == "divergence":
             return self._step_with_divergence(state, energy, noise, backend)
         return overdamped_step(
@@ -185,6 +174,37 @@ class AniLA:
             noise_power=self.noise_power,
             reference_precision=self.reference_precision,
             clamp=self.clamp,
+        )
+
+    def _step_with_weights(
+        self, state: WeightedState, energy: EnergyGradient, noise: Noise, backend: str
+    ) -> WeightedState:
+        """The step as written, then the energy; where that raises, the state is as it was."""
+        drift, diffusion = self.coefficients(state.step)
+        x, stats = torch.empty_like(state.x), state.stats
+        propose_(
+            x,
+            state.x,
+            state.grad,
+            drift=drift,
+            diffusion=diffusion,
+            max_grad_norm=self.threshold,
+            noise=noise,
+            stats=stats,
+            backend=backend,
+        )
+        after = self._weighted(x, energy, stats, state.step + 1)
+        stats.finite.logical_and_(after.weight.isfinite())
+        noise.advance()
+        return after
+
+    def _weighted(
+        self, x: Tensor, energy: EnergyGradient, stats: StepStats, step: int
+    ) -> WeightedState:
+        """Chains at x, with their energies, gradients and weights."""
+        at = point(*energy(x), x)
+        return WeightedState(
+            x, at.energy, at.grad, stats, step, _gamma(_norm(at.grad), self.threshold)
         )
 
     def _step_with_divergence(

@@ -31,6 +31,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .._check import check_coefficient
 from .._moves import kinetic_, point
 from .._types import Coefficient, StepStats
 from ..errors import ArgumentError
@@ -80,6 +81,8 @@ class KineticLangevin:
 
     def __post_init__(self) -> None:
         check_schedule("step_size", self.step_size)
+        if not isinstance(self.friction, Tensor) and callable(self.friction):
+            raise ArgumentError("friction is a function: give a number or a tensor")
         check_schedule("friction", self.friction, infinite=True)
         check_schedule("temperature", self.temperature)
         if self.scheme not in ("baoab", "aboba", "obabo"):
@@ -87,11 +90,13 @@ class KineticLangevin:
 
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> KineticState:
         """Fresh chains at x (B, ...)."""
-        temperature = torch.as_tensor(at_step("temperature", self.temperature, 0), device=x.device)
+        temperature = _for_chains("temperature", at_step("temperature", self.temperature, 0), x)
+        sd = torch.as_tensor(temperature, dtype=torch.float64, device=x.device).sqrt()
         v = noise.purpose(Purpose.MOMENTUM).normal(x.shape, dtype=x.dtype, device=x.device)
-        v *= temperature.sqrt().expand(x.shape[:1]).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+        v *= sd.to(x.dtype).expand(x.shape[:1]).view(-1, *[1] * (x.dim() - 1))
         if self.scheme == "aboba":  # its first gradient is taken on the way
-            at = point(torch.full_like(v.flatten(1)[:, 0], torch.nan), torch.zeros_like(x), x)
+            nan = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
+            at = point(nan, torch.zeros_like(x), x)
         else:
             at = point(*energy(x), x)
         stats = StepStats.empty(x.shape[0], x.device, x.dtype)
@@ -100,14 +105,18 @@ class KineticLangevin:
     def step(
         self, state: Any, energy: EnergyGradient, noise: Noise, *, backend: str = "auto"
     ) -> KineticState:
-        """One step of every chain, in place."""
+        """One step of every chain."""
         state = cast(KineticState, state)
-        x, v, stats = state.x, state.velocity, state.stats
-        h = at_step("step_size", self.step_size, state.step)
+        h = _for_chains("step_size", at_step("step_size", self.step_size, state.step), state.x)
         temperature = at_step("temperature", self.temperature, state.step)
-        fluctuation = self._fluctuation(h / 2 if self.scheme == "obabo" else h, temperature)
+        temperature = _for_chains("temperature", temperature, state.x)
+        friction = _for_chains("friction", at_step("friction", self.friction, state.step), state.x)
+        share = h / 2 if self.scheme == "obabo" else h
+        fluctuation = _fluctuation(friction * share, temperature)
         fluctuation |= {"noise": noise, "backend": backend}
         half = h / 2
+        # Copies: where the energy raises, half-way, the state is still that of whole steps.
+        x, v, stats = state.x.clone(), state.velocity.clone(), state.stats
 
         if self.scheme == "baoab":
             kinetic_(x, v, state.grad, kick=half, drift=half, second_drift=half, **fluctuation)
@@ -129,13 +138,20 @@ class KineticLangevin:
         noise.advance()
         return KineticState(x, at.energy, at.grad, v, stats, state.step + 1)
 
-    def _fluctuation(self, time: Coefficient, temperature: Coefficient) -> dict[str, Any]:
-        """The operation O: ``keep`` and ``spread``."""
-        if not any(isinstance(c, Tensor) for c in (time, temperature, self.friction)):
-            decay = self.friction * time
-            return {
-                "keep": math.exp(-decay),
-                "spread": math.sqrt(-math.expm1(-2 * decay) * temperature),
-            }
-        decay = torch.as_tensor(self.friction * time, dtype=torch.float64)
-        return {"keep": (-decay).exp(), "spread": (-(-2 * decay).expm1() * temperature).sqrt()}
+
+def _for_chains(name: str, value: Coefficient, x: Tensor) -> Coefficient:
+    """The value, whose shape is one that the chains at x can take."""
+    if isinstance(value, Tensor):
+        check_coefficient(name, value, x)
+    return value
+
+
+def _fluctuation(decay: Coefficient, temperature: Coefficient) -> dict[str, Any]:
+    """The operation O for a time t, with decay = k t: ``keep`` and ``spread``."""
+    if not isinstance(decay, Tensor) and not isinstance(temperature, Tensor):
+        return {
+            "keep": math.exp(-decay) if decay < 100 else 0.0,  # what no float32 is
+            "spread": math.sqrt(-math.expm1(-2 * decay) * temperature),
+        }
+    decay = torch.as_tensor(decay, dtype=torch.float64)
+    return {"keep": (-decay).exp(), "spread": (-(-2 * decay).expm1() * temperature).sqrt()}

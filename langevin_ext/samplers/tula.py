@@ -73,9 +73,9 @@ class TULA:
             drift = drift / (1 + drift * norm)
             drift = torch.where(norm.isfinite(), drift, torch.nan)
         else:
-            each = torch.as_tensor(drift, dtype=x.dtype, device=x.device)
+            each = torch.as_tensor(drift, dtype=torch.float64, device=x.device)
             each = each.expand(x.shape[:1]).view(-1, *[1] * (x.dim() - 1))
-            grad = grad / (1 + each * grad.abs())
+            grad = (grad / (1 + each * grad.abs())).to(x.dtype)
         langevin_step_(
             x,
             grad,
