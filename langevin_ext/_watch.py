@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ._arviz import inference_data
 from .errors import DeviceError, NonFiniteError
 from .noise import Noise
 from .samplers._rule import ChainState
@@ -87,6 +88,19 @@ class Samples(NamedTuple):
     """(B,): weights of the last states, for a rule with weights."""
     trajectory_weights: Tensor | None = None
     """(steps // keep_every, B): those of the kept states."""
+
+    def to_arviz(self) -> Any:
+        """The trajectory as ArviZ's InferenceData, for its plots, summaries and files.
+
+        Its posterior has ``x`` (chain, draw, x_dim_0, ...), which on a CPU shares the trajectory's
+        memory; its chains are named by the noise's ids. Its sample_stats have the weights of a rule
+        with weights, and what `stats` says of a chain, the same at each of its draws.
+
+        Raises:
+            ArgumentError: there is no trajectory; sample with keep_every.
+            ImportError: ArviZ is not installed; it is in the extra ``langevin-ext[arviz]``.
+        """
+        return inference_data(self)
 
 
 def name_chains(chains: list[int]) -> str:

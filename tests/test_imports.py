@@ -22,7 +22,7 @@ LAYERS = (
     {"backends", "backends._memory", "backends.native", "backends.reference"}
     | {"backends.triton", "backends.triton._launch", "backends.triton.noise"}
     | {f"backends.triton.kernels{part}" for part in ("", ".draw", ".step", ".tile")},
-    {"_check", "_derivative", "_run", "_diagnostics", "_summary"},
+    {"_check", "_derivative", "_run", "_diagnostics", "_summary", "_arviz"},
     {"diagnostics"},
     {"ops"},
     {"noise"},
