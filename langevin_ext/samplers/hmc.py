@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .._check import as_number
 from .._moves import accept_, kinetic_, point
-from .._types import Decision
+from .._types import Decision, StepStats
 from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise, Purpose
@@ -96,12 +96,13 @@ class HMC:
             there = point(*energy(y), y)
             kinetic_(y, p, there.grad, kick=h, drift=h, backend=backend)
         there = point(*energy(y), y)
-        kinetic_(y, p, there.grad, kick=h / 2, energies=last, backend=backend)
+        end = StepStats.empty(y.shape[0], y.device, y.dtype)
+        kinetic_(y, p, there.grad, kick=h / 2, energies=last, stats=end, backend=backend)
         accept_(
             state.at,
             there,
             Decision(state.log_ratio, state.accepted),
-            log_ratio=first[0] - last[1],
+            log_ratio=(first[0] - last[1]).where(end.finite, -torch.inf),
             noise=noise,
             backend=backend,
         )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .._check import check_coefficient
 from .._moves import accept_, point, propose_, room_for_decision
 from .._types import Coefficient, Decision, Point, StepStats
 from ..gradient import EnergyGradient
@@ -38,7 +39,7 @@ class MetropolisState(NamedTuple):
     proposal: Tensor
     """(B, ...): the last proposal."""
     log_ratio: Tensor
-    """(B,) float64: the log of its acceptance ratio; -inf if it was not finite."""
+    """(B,) float64: the log of its acceptance ratio; -inf if it was not finite, NaN of none."""
     accepted: Tensor
     """(B,) bool: whether it was accepted."""
     adaptation: DualAveraging | None
@@ -54,15 +55,19 @@ def metropolis_init(
     energy: EnergyGradient, x: Tensor, step_size: Schedule, target: float | None
 ) -> MetropolisState:
     """Chains at x, with their energies and gradients."""
+    if isinstance(step_size, Tensor):
+        check_coefficient("step_size", step_size, x)
     value, grad = energy(x)
     at = point(value, grad.clone(), x)  # which will be written to
     stats = StepStats.empty(x.shape[0], x.device, x.dtype)
-    stats.finite.fill_(True)  # an accepted proposal is finite
+    # For good: an accepted proposal is finite, and without a gradient there is none.
+    stats.finite.copy_(at.grad.isfinite().view(x.shape[0], -1).all(1))
     adaptation = None
     if target is not None:
         first = at_step("step_size", step_size, 0)
         adaptation = DualAveraging.start(first, x.shape[0], x.device)
     decision = room_for_decision(x)
+    decision.log_ratio.fill_(torch.nan)
     return MetropolisState(x, at.energy, at.grad, stats, 0, x.clone(), *decision, adaptation)
 
 
@@ -74,7 +79,7 @@ def step_size_now(state: MetropolisState, step_size: Schedule) -> Coefficient:
 
 
 def stats_of_proposals(state: MetropolisState) -> StepStats:
-    """Where a proposal's kernel records; the chain is finite even if its proposal is not."""
+    """Where a proposal's kernel records: not over whether the chain is finite."""
     return StepStats(state.stats.grad_norm, state.stats.gamma, torch.empty_like(state.accepted))
 
 
