@@ -187,8 +187,6 @@ def kinetic_(
         v = v - second_kick * g
     if present(spec.second_drift):
         x = x + second_drift * v
-    position.copy_(x.view(position.shape))
-    velocity.copy_(v.view(velocity.shape))
     if energies is not None:
         for energy, of in zip(energies, (refreshed, v), strict=True):
             energy.copy_(tree_sum(of.double() * of.double()) * 0.5)
@@ -196,6 +194,8 @@ def kinetic_(
         stats.grad_norm.copy_(philox.sqrt(tree_sum(g * g)))
         stats.gamma.fill_(1)
         stats.finite.copy_((x.isfinite() & v.isfinite()).all(1))
+    position.copy_(x.view(position.shape))  # last: what is above may be views of them
+    velocity.copy_(v.view(velocity.shape))
 
 
 def normal_(out: Tensor, position: Position) -> None:
