@@ -33,7 +33,8 @@ LAYERS = (
     {"sample"},
     {""},  # langevin_ext/__init__.py
     {"info"},
-    {"testing", "testing._draws", "testing.checks", "testing.kernel"},
+    {"testing", "testing._draws", "testing.bounds", "testing.checks", "testing.design"}
+    | {"testing.independence", "testing.kernel", "testing.ranks"},
 )
 LAYER = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 

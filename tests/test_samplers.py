@@ -1,7 +1,7 @@
 """The rules: their laws are the exact ones, and their conventions agree with one another.
 
 The final states of independent chains are independent draws, so every test here has a bound from
-a known law: all the tests that share a `Family` raise one false alarm in 10^6 runs.
+a known law: all the tests that share a `Checks` raise one false alarm in 10^6 runs.
 """
 
 from __future__ import annotations
@@ -9,63 +9,25 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from langevin_ext import AniLA, Langevin, Noise, Purpose, langevin_step_, sample
+from langevin_ext.testing import Checks, Kernel1D
 
 from .conftest import NO_NATIVE, assert_same_bits, normals
 
 # The reference pads every row to 4096 numbers for its norm.
 CHAINS, CHAINS_OF_ANILA = (10**6, 125_000) if NO_NATIVE is None else (4000, 2000)
-FALSE_ALARM = 1e-6
 
 
 def quadratic(x: Tensor) -> Tensor:
     return 0.5 * x.flatten(1).square().sum(1)
-
-
-@dataclass
-class Family:
-    """Tests that together raise a false alarm with probability 1e-6 (Bonferroni)."""
-
-    size: int
-    done: int = field(default=0, init=False)
-
-    @property
-    def alpha(self) -> float:
-        self.done += 1
-        assert self.done <= self.size, "the bounds were made for fewer tests"
-        return FALSE_ALARM / self.size
-
-    def normal(self, z: float, what: object) -> None:
-        """``z`` is a standard normal."""
-        assert abs(z) < stats.norm.isf(self.alpha / 2), (what, z)
-
-    def law(self, x: np.ndarray, cdf: Callable[[np.ndarray], np.ndarray], what: object) -> None:
-        """``x`` are independent draws from ``cdf``: Dvoretzky, Kiefer, Wolfowitz and Massart."""
-        n = len(x)
-        p = cdf(np.sort(x))
-        distance = max(np.max(np.arange(1, n + 1) / n - p), np.max(p - np.arange(n) / n))
-        assert distance < math.sqrt(math.log(2 / self.alpha) / (2 * n)), (what, distance)
-
-    def gaussian(self, x: np.ndarray, mean: float, var: float, what: object) -> None:
-        """``x`` are independent draws of N(mean, var): five tests."""
-        n, z = len(x), (x - mean) / math.sqrt(var)
-        self.normal(z.mean() * math.sqrt(n), (what, "mean"))
-        square = float(np.sum((z - z.mean()) ** 2))
-        tail = min(stats.chi2.cdf(square, n - 1), stats.chi2.sf(square, n - 1))
-        assert 2 * tail > self.alpha, (what, "variance", square / (n - 1))
-        self.normal((np.mean(z**4) - 3) * math.sqrt(n / 96), (what, "fourth moment"))
-        self.law(z, stats.norm.cdf, what)
-        self.normal(np.sum(z[1:] * z[:-1]) / math.sqrt(n - 1), (what, "neighbours"))
 
 
 # ---- unadjusted Langevin: the exact law after k steps -------------------------------------------
@@ -76,17 +38,16 @@ PRECISIONS = torch.tensor([0.5, 1.0, 4.0])
 @pytest.mark.parametrize(("h", "k"), [(0.05, 1), (0.05, 30), (0.3, 2), (0.3, 12), (0.9, 20)])
 def test_ula_on_gaussians_has_its_exact_law(h: float, k: int) -> None:
     """N(a^k x0, v (1 - a^2k) + a^2k var0), a = 1 - h l / 2, v = 1 / (l (1 - h l / 4))."""
-    family = Family(5 * len(PRECISIONS) + 3)
+    checks = Checks(len(PRECISIONS) + 3)
     noise = Noise(11 + k)
     start = 2.0 + 0.5 * noise.purpose(Purpose.INITIAL_STATE).normal((CHAINS, len(PRECISIONS)))
     x = sample(lambda x: 0.5 * (PRECISIONS * x * x).sum(1), start, Langevin(h), k, seed=noise).x
     for j, precision in enumerate(PRECISIONS.tolist()):
         a, v = 1 - h * precision / 2, 1 / (precision * (1 - h * precision / 4))
         var = v * (1 - a ** (2 * k)) + a ** (2 * k) * 0.25
-        family.gaussian(x[:, j].double().cpu().numpy(), a**k * 2, var, (h, k, precision))
-    z = ((x - x.mean(0)) / x.std(0)).double()
+        checks.gaussian(x[:, j], a**k * 2, var, what=(h, k, precision))
     for i, j in ((0, 1), (1, 2), (0, 2)):
-        family.normal(float(z[:, i] @ z[:, j]) / math.sqrt(CHAINS), ("coordinates", i, j))
+        checks.uncorrelated(x[:, i], x[:, j], what=("coordinates", i, j))
 
 
 def test_a_chain_has_the_correlation_of_its_drift() -> None:
@@ -97,80 +58,66 @@ def test_a_chain_has_the_correlation_of_its_drift() -> None:
     run = sample(quadratic, start, Langevin(h), 6, seed=5, keep_every=1)
     assert run.trajectory is not None
     z = run.trajectory[..., 0].double() / math.sqrt(v)
-    family = Family(3 * len(lags))
+    checks = Checks(3 * len(lags))
     for s in lags:
-        # For a bivariate normal of correlation r the product has mean r and variance 1 + r^2.
-        sd = math.sqrt((1 + a ** (2 * s)) / chains)
-        family.normal((float(z[0] @ z[s]) / chains - a**s) / sd, ("lag", s))
-        innovation = (z[s] - a**s * z[0]) / math.sqrt(1 - a ** (2 * s))
-        family.normal(float(innovation @ z[0]) / math.sqrt(chains), ("innovation", s))
-        crossed = float(z[0, 1:] @ z[s, :-1]) / math.sqrt(chains - 1)
-        family.normal(crossed, ("another chain", s))
+        # A product of normals of correlation r has variance 1 + r^2, third moment 6 r + 2 r^3.
+        r, variance = a**s, 1 + a ** (2 * s)
+        skewness = (6 * r + 2 * r**3) / variance**1.5
+        checks.mean(z[0] * z[s], r, variance, skewness=skewness, what=("lag", s))
+        checks.uncorrelated(z[s] - r * z[0], z[0], what=("innovation", s))
+        checks.uncorrelated(z[0, 1:], z[s, :-1], what=("another chain", s))
+
+
+def test_no_chain_and_no_step_shares_its_noise() -> None:
+    """What the laws of single chains cannot show."""
+    h, chains = 0.8, CHAINS // 8
+    start = Noise(6, stream=Purpose.INITIAL_STATE).normal((chains, 1))
+    run = sample(quadratic, start, Langevin(h), 6, seed=6, keep_every=1)
+    assert run.trajectory is not None
+    x = torch.cat([start[None], run.trajectory])[..., 0].double()
+    checks = Checks(2)
+    checks.independent_chains(x[-1])
+    checks.independent_steps(torch.cat([x[:1], x[1:] - (1 - h / 2) * x[:-1]]))
 
 
 # ---- AniLA: the exact law of the discrete chain, on a grid --------------------------------------
 
 
-class Grid:
-    """Laws on the line as weights of a grid; a rule's one-step kernel acts on them."""
+@functools.cache
+def anila_kernel(b: float, h: float, power: float = 0.5) -> Kernel1D:
+    """On N(0, 1)."""
 
-    def __init__(self, b: float, h: float, power: float = 0.5) -> None:
-        # With the drift alone clipped the tails are exponential.
-        self.x = np.linspace(-35, 35, 1001) if power == 0 else np.linspace(-8, 8, 801)
-        self.width = self.x[1] - self.x[0]
-        gamma = b / np.maximum(b, np.abs(self.x))
-        mean, sd = self.x - h / 2 * gamma * self.x, math.sqrt(h) * gamma**power
-        self.kernel = stats.norm.pdf(self.x[None], mean[:, None], sd[:, None]) * self.width
+    def gamma(x: np.ndarray) -> np.ndarray:
+        return b / np.maximum(b, np.abs(x))
 
-    def start(self) -> np.ndarray:
-        """N(0, 1)."""
-        return stats.norm.pdf(self.x) * self.width
-
-    def after(self, steps: int) -> np.ndarray:
-        law = self.start()
-        for _ in range(steps):
-            law = law @ self.kernel
-        return law
-
-    def stationary(self) -> np.ndarray:
-        system = self.kernel.T - np.eye(len(self.x))
-        system[0] = 1.0
-        right = np.zeros(len(self.x))
-        right[0] = 1.0
-        return np.linalg.solve(system, right)
-
-    def moment(self, law: np.ndarray, k: int) -> float:
-        return float(law @ self.x**k)
-
-    def cdf(self, law: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """The weight at a point lies half to its left."""
-        below = np.cumsum(law) - law / 2
-        return PchipInterpolator(self.x, below)
+    # With the drift alone clipped the tails are exponential.
+    span, nodes = ((-35.0, 35.0), 1000) if power == 0 else ((-10.0, 10.0), 800)
+    return Kernel1D.gaussian(
+        lambda x: x - h / 2 * gamma(x) * x,
+        lambda x: math.sqrt(h) * gamma(x) ** power,
+        span,
+        nodes=nodes,
+        breaks=(-b, b),
+    )
 
 
-cached_grid = functools.cache(Grid)
-
-
-def run_anila(rule: AniLA, steps: int) -> np.ndarray:
+def run_anila(rule: AniLA, steps: int) -> Tensor:
     start = Noise(3, stream=Purpose.INITIAL_STATE).normal((CHAINS_OF_ANILA, 1))
-    return sample(quadratic, start, rule, steps, seed=3).x[:, 0].double().cpu().numpy()
+    return sample(quadratic, start, rule, steps, seed=3).x[:, 0]
 
 
 @pytest.mark.parametrize(("power", "h", "steps"), [(0.5, 0.1, 150), (1.0, 0.5, 20), (0.0, 0.5, 20)])
 @pytest.mark.parametrize("b", [0.5, 1.0, 2.0])
 def test_anila_has_the_exact_law_of_its_chain(b: float, power: float, h: float, steps: int) -> None:
     """From N(0, 1), after so many steps: the distribution and its even moments."""
-    grid = cached_grid(b, h, power)
-    law = grid.after(steps)
-    assert abs(law.sum() - 1) < 1e-9  # nothing left the grid
+    kernel = anila_kernel(b, h, power)
+    law = kernel.after(steps, stats.norm.pdf)
     x = run_anila(AniLA(b, h, noise_power=power), steps)
     moments = (2, 4) if power else (2,)  # with those tails the mean of x^4 is far from normal
-    family = Family(1 + len(moments))
-    family.law(x, grid.cdf(law), (b, power))
+    checks = Checks(1 + len(moments))
+    checks.law(x, kernel.cdf(law), what=(b, power))
     for k in moments:
-        mean = grid.moment(law, k)
-        sd = math.sqrt((grid.moment(law, 2 * k) - mean**2) / len(x))
-        family.normal((np.mean(x**k) - mean) / sd, (b, power, k))
+        checks.moment(x, k, functools.partial(kernel.moment, law), what=(b, power))
 
 
 @pytest.mark.parametrize(
@@ -179,21 +126,17 @@ def test_anila_has_the_exact_law_of_its_chain(b: float, power: float, h: float, 
 )
 def test_anila_tends_to_its_stated_law(b: float, variance: float, fourth: float) -> None:
     """exp(-U) max(b, |grad U|) for small steps; the chain is at the law of its step size."""
-    grid = cached_grid(b, 0.1, 0.5)
-    limit = np.exp(-(grid.x**2) / 2) * np.maximum(b, np.abs(grid.x))
-    limit /= limit.sum()
-    assert grid.moment(limit, 2) == pytest.approx(variance, abs=2e-4)
-    assert grid.moment(limit, 4) == pytest.approx(fourth, abs=2e-3)
+    kernel = anila_kernel(b, 0.1)
+    limit = kernel.law(lambda x: np.exp(-(x**2) / 2) * np.maximum(b, np.abs(x)))
+    assert kernel.moment(limit, 2) == pytest.approx(variance, abs=1e-6)
+    assert kernel.moment(limit, 4) == pytest.approx(fourth, abs=1e-6)
     # First order in h: halving the step halves the distance.
-    distances = [abs(g.moment(g.stationary(), 2) - variance) for g in (grid, Grid(b, 0.05))]
+    kernels = (kernel, anila_kernel(b, 0.05))
+    distances = [abs(k.moment(k.stationary(), 2) - variance) for k in kernels]
     assert distances[1] < 0.6 * distances[0] < 0.03
-    x = run_anila(AniLA(b, 0.1), 400)
-    law = grid.stationary()
-    # What 400 steps leave of the start, which the test must allow for.
-    left = abs(grid.moment(grid.after(400), 2) - grid.moment(law, 2))
-    sd = math.sqrt((grid.moment(law, 4) - grid.moment(law, 2) ** 2) / len(x))
-    assert abs(np.mean(x**2) - grid.moment(law, 2)) < stats.norm.isf(FALSE_ALARM / 2) * sd + left
-    assert left < 0.005
+    law = kernel.after(400, stats.norm.pdf)
+    assert abs(kernel.moment(law, 2) - kernel.moment(kernel.stationary(), 2)) < 0.005
+    Checks(1).moment(run_anila(AniLA(b, 0.1), 400), 2, functools.partial(kernel.moment, law))
 
 
 def test_anila_without_a_bound_is_langevin() -> None:

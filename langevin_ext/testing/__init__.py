@@ -13,4 +13,11 @@ except ImportError as error:
     ) from error
 
 from .checks import Checks as Checks
+from .design import chains_needed as chains_needed
 from .kernel import Kernel1D as Kernel1D
+from .ranks import (
+    Passed as Passed,
+    rank_test as rank_test,
+    rule_step as rule_step,
+    two_sample_test as two_sample_test,
+)

@@ -192,13 +192,14 @@ class Kernel1D:
 
     def stationary(self) -> Array:
         """The law that a step leaves as it is (there should be one)."""
-        system = self.matrix.T - np.eye(len(self.x))
-        # One equation follows from the others; that of the middle is one that matters least
-        # to roundoff, as its row is a sum of the other rows.
-        middle = len(self.x) // 2
-        system[middle] = 1.0
-        right = np.zeros(len(self.x))
-        right[middle] = 1.0
+        # One equation follows from the others. Without that of a state that is hardly ever visited
+        # the system would be as good as singular, so it is that of one visited often.
+        p = np.full(len(self.x), 1 / len(self.x))
+        for _ in range(30):
+            p = p @ self.matrix
+        left_out = int(np.argmax(p))
+        system, right = self.matrix.T - np.eye(len(p)), np.zeros(len(p))
+        system[left_out] = right[left_out] = 1.0
         p = np.asarray(np.linalg.solve(system, right), dtype=np.float64)
         return self._kept(p, float(np.abs(p) @ self._lost))
 
@@ -257,7 +258,8 @@ class Kernel1D:
         """The modulus of the second largest eigenvalue: the chain's geometric rate.
 
         With an accept step the kernel is reversible, and the eigenvalues are those of the symmetric
-        matrix sqrt(P_ij P_ji); otherwise P's own.
+        matrix sqrt(P_ij P_ji); otherwise P's own. (Each node's rejections are in the spectrum, the
+        tails' too: a chain that is stuck there has this rate on the span, and a worse one beyond.)
         """
         m = self.matrix
         if self.reversible:
