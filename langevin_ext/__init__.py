@@ -5,6 +5,7 @@ from . import (
     diagnostics as diagnostics,
     errors as errors,
     noise as noise,
+    plots as plots,
 )
 from ._types import StepStats as StepStats
 from ._watch import Samples as Samples, SampleState as SampleState, SampleStats as SampleStats

@@ -64,7 +64,7 @@ def ess(trajectory: Tensor, kind: EssKind = "bulk", prob: float | None = None) -
     Raises:
         ArgumentError, DtypeError, ShapeError: an argument is not as above.
     """
-    _check_trajectory(trajectory, MIN_DRAWS)
+    check_trajectory(trajectory, MIN_DRAWS)
     if kind == "quantile" or (kind == "tail" and prob is not None):
         prob = _check_prob(prob)
     elif prob is not None:
@@ -84,7 +84,8 @@ def rhat(trajectory: Tensor) -> Tensor:
     """Rank-normalised split R-hat: the larger one of the bulk's and of the folded draws'.
 
     Near 1 where chains, and the halves of each, agree in place and in scale; Vehtari et al. ask
-    for less than 1.01.
+    for less than 1.01. Of chains that have converged it is about sqrt(1 + 2 chains / ESS), so of
+    many short ones it is larger however much they know together: it asks that each be long.
 
     Args:
         trajectory: (draws, chains, ...), at least four draws.
@@ -95,7 +96,7 @@ def rhat(trajectory: Tensor) -> Tensor:
     Raises:
         DtypeError, ShapeError: the trajectory is not as above.
     """
-    _check_trajectory(trajectory, MIN_DRAWS)
+    check_trajectory(trajectory, MIN_DRAWS)
     return _of_known(
         trajectory, lambda x: chunk.rhat(halves := chunk.split(x), *chunk.scores(halves))
     )
@@ -117,7 +118,7 @@ def mcse(trajectory: Tensor, kind: McseKind = "mean", prob: float | None = None)
     Raises:
         ArgumentError, DtypeError, ShapeError: an argument is not as above.
     """
-    _check_trajectory(trajectory, MIN_DRAWS)
+    check_trajectory(trajectory, MIN_DRAWS)
     if kind == "quantile":
         return _mcse_quantile(trajectory, _check_prob(prob))
     if prob is not None:
@@ -155,7 +156,7 @@ def autocorrelation(trajectory: Tensor, lags: int | None = None) -> Tensor:
     Raises:
         ArgumentError, DtypeError, ShapeError: an argument is not as above.
     """
-    draws = _check_trajectory(trajectory, 2)
+    draws = check_trajectory(trajectory, 2)
     lags = draws - 1 if lags is None else lags
     if isinstance(lags, bool) or not isinstance(lags, int) or not 0 <= lags < draws:
         raise ArgumentError(f"lags={lags!r}: give an int from 0 to {draws - 1}, the draws less one")
@@ -185,7 +186,7 @@ def autocorrelation_time(trajectory: Tensor) -> Tensor:
     Raises:
         DtypeError, ShapeError: the trajectory is not as above.
     """
-    _check_trajectory(trajectory, MIN_DRAWS)
+    check_trajectory(trajectory, MIN_DRAWS)
     counted = 2 * (trajectory.shape[0] // 2) * trajectory.shape[1]
     return counted / ess(trajectory, "mean")
 
@@ -205,7 +206,7 @@ def acceptance_rate(trajectory: Tensor) -> Tensor:
     Raises:
         DtypeError, ShapeError: the trajectory is not as above.
     """
-    _check_trajectory(trajectory, 2)
+    check_trajectory(trajectory, 2)
     x = trajectory.detach().reshape(*trajectory.shape[:2], -1)
     moved = (x[1:] != x[:-1]).any(2).double().mean(0)
     return moved.masked_fill(x.isnan().any(2).any(0), math.nan)
@@ -294,7 +295,7 @@ def summary(trajectory: Tensor) -> Summary:
     Raises:
         DtypeError, ShapeError: the trajectory is not as above.
     """
-    _check_trajectory(trajectory, MIN_DRAWS)
+    check_trajectory(trajectory, MIN_DRAWS)
 
     def of(x: Tensor) -> Tensor:
         halves = chunk.split(x)
@@ -330,7 +331,7 @@ def _check_floats(name: str, value: object) -> None:
         )
 
 
-def _check_trajectory(trajectory: object, least: int) -> int:
+def check_trajectory(trajectory: object, least: int) -> int:
     """The number of draws of a legal trajectory.
 
     Raises:

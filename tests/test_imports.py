@@ -24,6 +24,7 @@ LAYERS = (
     | {f"backends.triton.kernels{part}" for part in ("", ".draw", ".step", ".tile")},
     {"_check", "_derivative", "_run", "_diagnostics", "_summary", "_arviz"},
     {"diagnostics"},
+    {"plots"},
     {"ops"},
     {"noise"},
     {"step", "gradient", "_moves"},
