@@ -3,6 +3,7 @@
 from . import (
     backends as backends,
     diagnostics as diagnostics,
+    energies as energies,
     errors as errors,
     noise as noise,
     plots as plots,

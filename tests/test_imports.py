@@ -27,7 +27,9 @@ LAYERS = (
     {"plots"},
     {"ops"},
     {"noise"},
-    {"step", "gradient", "_moves"},
+    {"step", "gradient", "_moves"}
+    | {f"energies{part}" for part in ("", "._analytic", "._arguments", "._draws", ".curved")}
+    | {f"energies.{part}" for part in ("gaussian", "mixture", "rings", "separable")},
     {"samplers", "samplers._rule", "samplers._adapt", "samplers.langevin", "samplers.anila"}
     | {"samplers.mala", "samplers.hmc", "samplers.kinetic", "samplers.tula"},
     {"_watch"},

@@ -1,0 +1,123 @@
+r"""Laws that are a normal one, bent: their draws are a map of normals.
+
+Banana: with x_1 = s z_1, x_2 = b (x_1^2 - s^2) + t z_2 (Haario, Saksman and Tamminen, "Adaptive
+proposal distribution for random walk Metropolis algorithm", Computational Statistics 1999)
+
+    U(x) = x_1^2 / (2 s^2) + v^2 / (2 t^2),  v = x_2 - b (x_1^2 - s^2),    Z = 2 pi s t
+    grad U(x) = (x_1 / s^2 - 2 b x_1 v / t^2, v / t^2)
+    E x = 0,  Var x_1 = s^2,  Var x_2 = t^2 + 2 b^2 s^4,  uncorrelated
+
+Funnel: with x_1 = s z_1, x_i = exp(x_1 / 2) z_i (Neal, "Slice sampling", Annals of Statistics 2003,
+where s = 3, d = 10)
+
+    U(x) = x_1^2 / (2 s^2) + (d - 1) x_1 / 2 + exp(-x_1) sum_i x_i^2 / 2,    Z = (2 pi)^(d/2) s
+    E x = 0,  Var x_1 = s^2,  Var x_i = exp(s^2 / 2),  uncorrelated
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._analytic import AnalyticEnergy
+from ._arguments import count, finite, positive
+from ._draws import Source
+
+
+class Banana(AnalyticEnergy):
+    """A normal law bent along a parabola (the module's docstring has the equation).
+
+    Args:
+        std: s > 0, along it.
+        curvature: b, any finite number.
+        width: t > 0, across it.
+    """
+
+    squares: Tensor
+    """E x^2 (2,)."""
+
+    def __init__(self, std: float = 1.0, curvature: float = 1.0, width: float = 0.5) -> None:
+        super().__init__(2)
+        self.std, self.width = positive("std", std), positive("width", width)
+        self.curvature = finite("curvature", curvature)
+        squares = [self.std**2, self.width**2 + 2 * (self.curvature * self.std**2) ** 2]
+        self._hold(squares=torch.tensor(squares, dtype=torch.float64))
+        self.log_partition = math.log(2 * math.pi * self.std * self.width)
+
+    def _above(self, x: Tensor) -> Tensor:
+        """v (B,)."""
+        return x[:, 1] - self.curvature * (x[:, 0].square() - self.std**2)
+
+    def _energy(self, x: Tensor) -> Tensor:
+        return ((x[:, 0] / self.std).square() + (self._above(x) / self.width).square()) / 2
+
+    def _energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        along, above = x[:, 0] / self.std, self._above(x).div_(self.width)
+        up = above / self.width
+        right = (x[:, 0] * up).mul_(-2 * self.curvature).add_(along, alpha=1 / self.std)
+        value = along.square_().add_(above.square_()).div_(2)
+        return value, torch.stack([right, up], 1)
+
+    def _draw(self, source: Source) -> Tensor:
+        z = source.normal(2)
+        along = self.std * z[:, 0]
+        parabola = self.curvature * (along.square() - self.std**2)
+        return torch.stack([along, parabola + self.width * z[:, 1]], 1)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(self.squares), self.squares.clone()
+
+
+class Funnel(AnalyticEnergy):
+    """Neal's funnel, x_1 the scale of the others (the module's docstring has the equation).
+
+    Where exp(-x_1 / 2) is beyond the numbers of a dtype it is taken to be near the largest of them.
+
+    Args:
+        dim: d >= 2.
+        std: s > 0, of the first coordinate.
+    """
+
+    halves: Tensor
+    """1/2 for each of the other coordinates (d - 1,)."""
+    _in_dtype = ("halves",)
+
+    def __init__(self, dim: int = 10, *, std: float = 3.0) -> None:
+        super().__init__(count("dim", dim, 2))
+        self.std = positive("std", std)
+        self._hold(halves=torch.full((self.dim - 1,), 0.5, dtype=torch.float64))
+        self.log_partition = self.dim / 2 * math.log(2 * math.pi) + math.log(self.std)
+
+    def _widths(self, v: Tensor) -> Tensor:
+        """exp(-v / 2) (B, 1): finite, so that its product with 0 is 0."""
+        largest = math.floor(math.log(torch.finfo(v.dtype).max))
+        return (-0.5 * v).clamp(max=largest).exp()[:, None]
+
+    def _energy(self, x: Tensor) -> Tensor:
+        v = x[:, 0]
+        y = x[:, 1:] * self._widths(v)
+        along = v * (v / (2 * self.std**2) + (self.dim - 1) / 2)
+        return along + y.square().sum(1) / 2
+
+    def _energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        (halves,) = self._constants(x)
+        v = x[:, 0]
+        widths = self._widths(v)
+        y = x[:, 1:] * widths
+        across = y.square() @ halves
+        slope = v / self.std**2 + (self.dim - 1) / 2 - across
+        value = across.add_(v * (v / (2 * self.std**2) + (self.dim - 1) / 2))
+        return value, torch.cat([slope[:, None], y.mul_(widths)], 1)
+
+    def _draw(self, source: Source) -> Tensor:
+        z = source.normal(self.dim)
+        z[:, 0] *= self.std
+        z[:, 1:] *= (z[:, :1] / 2).exp()
+        return z
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        variance = self.halves.new_full((self.dim,), math.exp(self.std**2 / 2))
+        variance[0] = self.std**2
+        return torch.zeros_like(variance), variance
