@@ -7,7 +7,7 @@ where h / 2 is called gamma; with ``per="coordinate"`` it is their TULAc, tamed 
 
 It bounds the drift, as AniLA does: no drift is longer than 1. Unlike AniLA's, its taming goes away
 with the step size, and its law then tends to exp(-U): on N(0, 1) its variance is 1.1093 at h = 0.1
-and 2.4794 at h = 1, where AniLA's at b = 1 is 1.4451 and 1.7633.
+and 2.4872 at h = 1, where AniLA's at b = 1 is 1.4451 and 1.7633.
 """
 
 from __future__ import annotations
