@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kinetic.h"
 #include "philox.h"
 #include "plain_step.h"
 #include "step.h"
@@ -53,6 +54,72 @@ void step(int types, uintptr_t x, uintptr_t grad, uintptr_t out, int64_t rows, i
   run_step(k.step, static_cast<DTypes>(types), s, threads);
 }
 
+// From Python a coefficient is a float, or the address of (rows,) values.
+Coefficient coefficient(py::handle value) {
+  if (PyLong_Check(value.ptr())) return {0, pointer(value.cast<uintptr_t>())};
+  return {value.cast<double>(), nullptr};
+}
+
+// Memory that a kernel reads or writes; none where the address is null.
+struct Memory {
+  const void* begin;
+  int64_t bytes;
+  bool meets(const Memory& other) const {
+    const auto *a = static_cast<const char*>(begin), *b = static_cast<const char*>(other.begin);
+    return a && b && a < b + other.bytes && b < a + bytes;
+  }
+};
+
+template <int R, int N>
+bool apart(const Memory (&read)[R], const Memory (&written)[N]) {
+  for (const Memory& r : read)
+    for (const Memory& w : written)
+      if (r.meets(w)) return false;
+  return true;
+}
+
+// False, and nothing done, if something that is read shares memory with something written; but the
+// gradient may be the positions or the velocities themselves.
+bool kinetic(bool wide, uintptr_t x, uintptr_t v, uintptr_t grad, int64_t rows, int64_t cols,
+             py::handle kick, py::handle drift, py::handle keep, py::handle spread,
+             py::handle second_kick, py::handle second_drift, bool noisy, uint64_t seed,
+             uint64_t at, uint32_t stream, uint64_t first_chain, uintptr_t energies,
+             uintptr_t grad_norm, uintptr_t gamma, uintptr_t finite, int threads) {
+  const Kinetic s{pointer(x),
+                  pointer(v),
+                  pointer(grad),
+                  rows,
+                  cols,
+                  coefficient(kick),
+                  coefficient(drift),
+                  coefficient(keep),
+                  coefficient(spread),
+                  coefficient(second_kick),
+                  coefficient(second_drift),
+                  noisy,
+                  {seed, at, stream, first_chain},
+                  static_cast<double*>(pointer(energies)),
+                  pointer(grad_norm),
+                  pointer(gamma),
+                  static_cast<bool*>(pointer(finite))};
+  const int64_t size = wide ? sizeof(double) : sizeof(float), each = rows * size;
+  const Memory written[] = {
+      {s.x, each * cols},  {s.v, each * cols}, {s.energies, 2 * rows * int64_t{sizeof(double)}},
+      {s.grad_norm, each}, {s.gamma, each},    {s.finite, rows}};
+  const Memory read[] = {{grad == x || grad == v ? nullptr : s.grad, each * cols},
+                         {s.kick.each, each},
+                         {s.drift.each, each},
+                         {s.keep.each, each},
+                         {s.spread.each, each},
+                         {s.second_kick.each, each},
+                         {s.second_drift.each, each}};
+  if (!apart(read, written)) return false;
+  const Kernels& k = *current;
+  py::gil_scoped_release release;
+  run_kinetic(k.kinetic, wide ? kDoubleState : kFloatState, s, threads);
+  return true;
+}
+
 template <void (*Run)(const Kernels&, float*, int64_t, int64_t, const Position&, int)>
 void fill(uintptr_t out, int64_t rows, int64_t cols, uint64_t seed, uint64_t at, uint32_t stream,
           uint64_t first_chain, int threads) {
@@ -88,6 +155,7 @@ PYBIND11_MODULE(_C, m) {
   else
     m.attr("plain_step") = py::none();
   m.def("step", &step);
+  m.def("kinetic", &kinetic);
   m.def("normal", &fill<run_normal>);
   m.def("uniform", &fill<run_uniform>);
   m.def("philox4x32", [](uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t key) {

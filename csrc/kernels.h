@@ -42,10 +42,12 @@ struct Kernels {
   bool (*supported)();
   const NoiseKernels& noise;
   const StepKernels& step;
+  const KineticKernels& kinetic;
 };
 
 extern const NoiseKernels avx512_noise, avx2_noise, sse2_noise, generic_noise;
 extern const StepKernels avx512_step, avx2_step, sse2_step, generic_step;
+extern const KineticKernels avx512_kinetic, avx2_kinetic, sse2_kinetic, generic_kinetic;
 
 // ---- kernels.cpp: those of this processor -----------------------------------------------------
 

@@ -263,12 +263,26 @@ struct Register<double> {
     for (int i = 0; i < H; ++i) all &= right[i];
     return all == 0;
   }
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
   LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
-    for (int i = 0; i < H / 2; ++i) {
-      even[i] = a[2 * i], even[i + H / 2] = b[2 * i];
-      odd[i] = a[2 * i + 1], odd[i + H / 2] = b[2 * i + 1];
-    }
+    const __m512i first = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512i second = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+    even = (V)_mm512_permutex2var_pd((__m512d)a, first, (__m512d)b);
+    odd = (V)_mm512_permutex2var_pd((__m512d)a, second, (__m512d)b);
   }
+#elif LANGEVIN_INTRINSICS && LANGEVIN_LANES == 8
+  LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
+    const __m256d e = _mm256_unpacklo_pd((__m256d)a, (__m256d)b);
+    const __m256d o = _mm256_unpackhi_pd((__m256d)a, (__m256d)b);
+    even = (V)_mm256_permute4x64_pd(e, 0xd8);  // lanes 0, 2, 1, 3
+    odd = (V)_mm256_permute4x64_pd(o, 0xd8);
+  }
+#else
+  LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
+    even = V{a[0], b[0]};
+    odd = V{a[1], b[1]};
+  }
+#endif
   LANGEVIN_INLINE L first(int64_t n) {  // true in the first n lanes
     L index;
     for (int i = 0; i < H; ++i) index[i] = i;

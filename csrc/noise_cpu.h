@@ -142,7 +142,9 @@ void draw_tile(float* out, int64_t cols, int64_t rows, uint64_t chain, const Sou
     }
 }
 
-int64_t tile_rows(int64_t cols) { return cols <= 2 ? kTile / 2 : kTile / (4 * ((cols + 3) / 4)); }
+LANGEVIN_INLINE int64_t tile_rows(int64_t cols) {
+  return cols <= 2 ? kTile / 2 : kTile / (4 * ((cols + 3) / 4));
+}
 
 template <class Law>
 void draw(float* out, int64_t cols, int64_t begin, int64_t end, const Position& position) {
@@ -167,16 +169,21 @@ void draw(float* out, int64_t cols, int64_t begin, int64_t end, const Position& 
     }
 }
 
-float normals_in_registers(int64_t count) {
-  const Source p(Position{7, 2, 0, 1});
-  F sum{};
-  for (int64_t i = 0; i < count; i += kChunk) {
-    F z[4];
-    draw_row<Normals>(i / 4, 1, p, z);
-    sum += (z[0] + z[1]) + (z[2] + z[3]);
+// A chunk of noise as an update takes it, register by register.
+struct NoiseInRegisters {
+  F z[4];
+  F operator()(int i, F) const { return z[i]; }
+};
+
+struct NoiseInMemory {
+  const float* z;
+  template <class V>
+  V operator()(int i, V) const {
+    V v;
+    load(z + i * (int)(sizeof(V) / sizeof(v[0])), v);
+    return v;
   }
-  return Lanes::tree_sum(sum);
-}
+};
 
 }  // namespace
 }  // namespace langevin

@@ -116,21 +116,6 @@ struct ManyChains {
   V bound(int i) const { return at(bound_, i); }
 };
 
-struct NoiseInRegisters {
-  F z[4];
-  F operator()(int i, F) const { return z[i]; }
-};
-
-struct NoiseInMemory {
-  const float* z;
-  template <class V>
-  V operator()(int i, V) const {
-    V v;
-    load(z + i * (int)(sizeof(V) / sizeof(v[0])), v);
-    return v;
-  }
-};
-
 // kChunk coordinates, or the first n of them. Returns whether all were finite before the clamp;
 // those that were not become NaN, which the clamp lets through. A sum of finite values that
 // overflows is looked at again, so a false alarm costs time and nothing else.

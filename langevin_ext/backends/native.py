@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader reports its absence
-from .._types import NOWHERE, Coefficient, Position, StepSpec, StepStats
+from .._types import NOWHERE, Coefficient, KineticSpec, Position, StepSpec, StepStats
 from ._memory import apart, gradient_apart
 
 isas: tuple[str, ...] = _C.isas
@@ -87,6 +89,42 @@ def step_(
         *((0, 0, 0) if stats is None else [s.data_ptr() for s in stats]),
         torch.get_num_threads(),
     )
+
+
+def kinetic_(
+    x: Tensor,
+    v: Tensor,
+    grad: Tensor | None,
+    spec: KineticSpec,
+    energies: Tensor | None,
+    stats: StepStats | None,
+) -> None:
+    """One pass over positions and velocities (B, ...), in place; all of them contiguous."""
+    rows, position = x.shape[0], spec.position
+    done = _C.kinetic(
+        x.dtype == torch.float64,
+        x.data_ptr(),
+        v.data_ptr(),
+        0 if grad is None else grad.data_ptr(),
+        rows,
+        x.numel() // rows if rows else 0,
+        *map(_number_or_address, spec[:6]),
+        position is not None,
+        *(position.on_host() if position else NOWHERE)[:4],
+        0 if energies is None else energies.data_ptr(),
+        *((0, 0, 0) if stats is None else [s.data_ptr() for s in stats]),
+        torch.get_num_threads(),
+    )
+    if not done:  # something read shares memory with something written
+        kinetic_(x, v, _copy(grad), KineticSpec(*map(_copy, spec)), energies, stats)
+
+
+def _number_or_address(value: Coefficient) -> float | int:
+    return value.data_ptr() if isinstance(value, Tensor) else float(value)
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def normal_(out: Tensor, position: Position) -> None:
