@@ -21,7 +21,7 @@ LAYERS = (
     {"philox"},
     {"backends", "backends._memory", "backends.native", "backends.reference"}
     | {"backends.triton", "backends.triton._launch", "backends.triton.noise"}
-    | {f"backends.triton.kernels{part}" for part in ("", ".draw", ".step", ".tile")},
+    | {f"backends.triton.kernels{part}" for part in ("", ".accept", ".draw", ".step", ".tile")},
     {"_check", "_derivative", "_run", "_diagnostics", "_summary", "_arviz"},
     {"diagnostics"},
     {"plots"},

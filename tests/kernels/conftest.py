@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,3 +61,19 @@ def _exact_roots(monkeypatch: pytest.MonkeyPatch) -> None:
 def normals(*shape: int, seed: int = 0) -> Tensor:
     """Standard normals on the host: test data, not the noise under test."""
     return conftest.normals(*shape, seed=seed).cpu()
+
+
+def eighths(rows: int, cols: int, seed: int = 0) -> Tensor:
+    """Multiples of 1/8 in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-8, 9, (rows, cols), generator=generator) / 8
+
+
+def there(value: Any, device: torch.device = DEVICE) -> Any:
+    """Copies of tensors, alone or in tuples, on the device under test."""
+    if isinstance(value, Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, tuple):
+        parts = [there(v, device) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value

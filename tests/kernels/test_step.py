@@ -19,7 +19,7 @@ from langevin_ext._types import Position, StepSpec
 from langevin_ext.backends import available, reference, triton as kernels
 
 from ..conftest import assert_same_bits
-from .conftest import DEVICE, INTERPRETED, normals
+from .conftest import DEVICE, INTERPRETED, eighths, normals, there
 
 INF, NAN = math.inf, math.nan
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -40,12 +40,6 @@ PRECISIONS = {
     "float64, float16 gradient": (DOUBLE, torch.float16),
 }
 PLACE = Position(0x1234567890ABCDEF, 2**32 - 1, 3, 2**31 - 5)
-
-
-def eighths(rows: int, cols: int, seed: int = 0) -> Tensor:
-    """Multiples of 1/8 in [-1, 1]."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-8, 9, (rows, cols), generator=generator) / 8
 
 
 def state_and_gradient(rows: int, cols: int, precision: str = "float32") -> tuple[Tensor, Tensor]:
@@ -99,15 +93,6 @@ def options(rows: int, cols: int, dtype: torch.dtype = SINGLE) -> dict[str, Step
         "no noise": spec(max_grad_norm=bound, diffusion=0.0, position=None),
         "no noise, nothing else": spec(diffusion=0.0, position=None),
     }
-
-
-def there(value: Any) -> Any:
-    """Tensors, alone or in a tuple with names, on the device under test."""
-    if isinstance(value, Tensor):
-        return value.to(DEVICE, copy=True)
-    if hasattr(value, "_fields"):
-        return type(value)(*(there(v) for v in value))
-    return value
 
 
 def stepped(

@@ -6,12 +6,14 @@ of it. With ``TRITON_INTERPRET=1`` the same kernels run on a CPU in Triton's int
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
 
-from ..._types import Position, StepSpec, StepStats
-from .._memory import gradient_apart
+from ..._types import AcceptSpec, Decision, Point, Position, StepSpec, StepStats
+from .._memory import apart, gradient_apart
 
 if tuple(int(n) for n in triton.__version__.split(".")[:2]) < (3, 6):
     raise ImportError(f"triton {triton.__version__} is too old: 3.6 is needed")
@@ -30,6 +32,13 @@ def unavailable(device: torch.device) -> str | None:
         return None
     hint = "; TRITON_INTERPRET=1 runs them in Triton's interpreter" if device.type == "cpu" else ""
     return f"its kernels are for CUDA, not for {device.type}{hint}"
+
+
+def _parts(cols: int, block: int) -> tuple[int, int]:
+    """Of how many tiles a partial sum of a row is, and how many sums there are."""
+    blocks = -(-cols // block)
+    rounds = -(-blocks // _MOST_PARTS)
+    return rounds, -(-blocks // rounds)
 
 
 def step_(
@@ -53,13 +62,11 @@ def step_(
         finites = finites.view(torch.uint8)
 
     cut = tiling(cols, x.element_size())
-    blocks = -(-cols // cut.block)
-    rounds = -(-blocks // _MOST_PARTS)
-    parts = -(-blocks // rounds)
+    rounds, parts = _parts(cols, cut.block)
     square_sums = gamma_sums = None
     noise = kind(step.position)
     with on(x.device):
-        if blocks > 1 and (clip == "sample" or stats is not None):
+        if cols > cut.block and (clip == "sample" or stats is not None):
             square_sums = x.new_empty(rows, parts)
             if clip == "coordinate":
                 gamma_sums = torch.empty_like(square_sums)
@@ -80,6 +87,50 @@ def step_(
             NOISE=noise,
             num_warps=cut.warps, enable_fp_fusion=noise == "approximate",
         )  # fmt: skip
+
+
+def accept_(at: Point, proposal: Point, accept: AcceptSpec, decision: Decision) -> None:
+    """Move each chain ``at`` some point to its proposal, or leave it, in place."""
+    x, grad, energy = at
+    y, grad_y, energy_y = proposal
+    rows = x.shape[0]
+    cols = x.numel() // rows
+    written = (*at, *decision)
+    drift, drifts = number_and_each(accept.drift, *written)
+    diffusion, diffusions = number_and_each(accept.diffusion, *written)
+    bound, bounds = number_and_each(accept.max_grad_norm, *written)
+    coefficients = drift, diffusion, bound, drifts, diffusions, bounds
+    log_ratios = accept.log_ratio
+    if log_ratios is not None:  # which may be recorded where it is read
+        log_ratios = gradient_apart(apart(log_ratios, *at), decision.log_ratio)
+    clip = log_ratios is None and (bounds is not None or bound != _INFINITY)
+    accepted = decision.accepted.view(torch.uint8)
+
+    cut = tiling(cols, x.element_size(), 4)
+    options: dict[str, Any] = {"num_warps": cut.warps, "enable_fp_fusion": False}
+    fates = decision.log_ratio, accepted, *place(accept.position, x)
+    with on(x.device):
+        if cols <= cut.block:
+            kernels.accept_tile[(cut.tiles(rows, cols),)](
+                x, grad, y, grad_y, *coefficients, log_ratios, energy, energy_y, *fates, rows,
+                D=cols, R=cut.rows, BLOCK=cut.block, CLIP=clip, **options,
+            )  # fmt: skip
+            return
+        rounds, parts = _parts(cols, cut.block)
+        sums = None
+        if log_ratios is None:
+            sums = energy.new_empty(5, rows, parts, dtype=torch.float64)
+            kernels.product_parts[(rows * parts,)](
+                x, grad, y, grad_y, sums, rows,
+                D=cols, BLOCK=cut.block, ROUNDS=rounds, PARTS=parts, **options,
+            )  # fmt: skip
+        kernels.decide_rows[(rows,)](
+            x, *coefficients, log_ratios, sums, energy, energy_y, *fates, rows,
+            D=cols, PARTS=parts, CLIP=clip, num_warps=1, enable_fp_fusion=False,
+        )  # fmt: skip
+        kernels.select_tile[(cut.tiles(rows, cols),)](
+            x, grad, y, grad_y, accepted, D=cols, BLOCK=cut.block, **options
+        )
 
 
 def _draw_(out: Tensor, position: Position, law: str | None) -> None:

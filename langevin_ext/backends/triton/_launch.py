@@ -32,15 +32,18 @@ class Tiling(NamedTuple):
 
 
 @functools.cache
-def tiling(cols: int, itemsize: int = 4) -> Tiling:
-    """How to cut rows of ``cols`` numbers of ``itemsize`` bytes."""
+def tiling(cols: int, itemsize: int = 4, vectors: int = 8) -> Tiling:
+    """How to cut rows of ``cols`` numbers of ``itemsize`` bytes.
+
+    A thread has at most ``vectors`` (4 or 8) 16-byte vectors of each tensor: more would spill.
+    """
     vector = 16 // itemsize
     block = triton.next_power_of_2(cols)
     if block <= 32 * vector:  # a warp has a row or several
-        return Tiling(256 * vector // block, block, 4)
-    if cols > 4096 * vector:
+        return Tiling(32 * vectors * vector // block, block, 4)
+    if cols > (512 * vectors) * vector:
         return Tiling(1, 1024 * vector, 8)
-    rows = max(1, 256 * vector // block)
+    rows = max(1, 32 * vectors * vector // block)
 
     def cost(warps: int) -> tuple[int, bool, int]:
         # The compiler drops whole rounds of the warps beyond the row's end, noise and all; so
@@ -48,7 +51,7 @@ def tiling(cols: int, itemsize: int = 4) -> Tiling:
         rounds = -(-cols // (32 * vector * warps))
         return rounds * warps, rounds * rows > 4, warps
 
-    fewest = max(1, block // (256 * vector))  # eight vectors to a thread: more would spill
+    fewest = max(1, block // (32 * vectors * vector))
     return Tiling(rows, block, min((w for w in (1, 2, 4, 8, 16) if w >= fewest), key=cost))
 
 
