@@ -84,8 +84,8 @@ def rhat(trajectory: Tensor) -> Tensor:
     """Rank-normalised split R-hat: the larger one of the bulk's and of the folded draws'.
 
     Near 1 where chains, and the halves of each, agree in place and in scale; Vehtari et al. ask
-    for less than 1.01. Of chains that have converged it is about sqrt(1 + 2 chains / ESS), so of
-    many short ones it is larger however much they know together: it asks that each be long.
+    for less than 1.01. Of chains that have converged it is about sqrt(1 + 2 (tau - 1) / draws), tau
+    being `autocorrelation_time`: it asks each chain to be long, however much all know together.
 
     Args:
         trajectory: (draws, chains, ...), at least four draws.
