@@ -134,8 +134,9 @@ def densities(
 ) -> Any:
     """Density of each chain, bold that of all together; R-hat, bulk and tail ESS above.
 
-    Gaussian kernels, of Silverman's width for as many draws as the bulk ESS, reflected at the ends.
-    The outermost 0.1 % of the draws at each side may lie beyond them.
+    Gaussian kernels, reflected at the ends, 0.9 s n^-1/5 wide for n draws by the chains' own ESS; s
+    is the standard deviation of a normal law with a densest quarter as wide as theirs. The
+    outermost 0.1 % of the draws at each side may lie beyond the ends.
 
     Args:
         trajectory, coordinates, name, max_chains: as for `trace`.
@@ -145,7 +146,6 @@ def densities(
     """
     chosen = _choose(trajectory, coordinates, name, max_chains)
     figure, panels = _panels(chosen, chosen.heading, columns=3, size=(3.6, 2.5))
-    sizes = diagnostics.ess(chosen.x).tolist()
     for i, axes in enumerate(panels):
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -155,7 +155,7 @@ def densities(
             axes.text(0.5, 0.5, "draws that are not finite", **note)
             axes.set_xticks([])
             continue
-        where, each, pooled = _kernel_densities(x, chosen.shown, sizes[i])
+        where, each, pooled = _kernel_densities(x, chosen.shown)
         _lines(axes, where, each.T, alpha=0.6)
         axes.plot(where, _array(pooled), color=INK, lw=1.8)
         axes.fill_between(where, _array(pooled), color=PALE, alpha=0.2, lw=0)
@@ -167,10 +167,10 @@ def densities(
 # ---- densities ----------------------------------------------------------------------------------
 
 
-def _kernel_densities(x: Tensor, shown: list[int], ess: float) -> tuple[np.ndarray, Tensor, Tensor]:
+def _kernel_densities(x: Tensor, shown: list[int]) -> tuple[np.ndarray, Tensor, Tensor]:
     """A grid, the density there of the shown ones of x (chains, draws), and that of all draws."""
     ordered = chunk.sort(x[None])
-    low, q1, q3, high = (float(chunk.quantile(ordered, p)) for p in (0.001, 0.25, 0.75, 0.999))
+    low, high = (float(chunk.quantile(ordered, p)) for p in (0.001, 0.999))
     margin = 0.15 * (high - low)
     low, high = max(low - margin, float(ordered[0, 0])), min(high + margin, float(ordered[0, -1]))
     if not low < high:
@@ -180,13 +180,23 @@ def _kernel_densities(x: Tensor, shown: list[int], ess: float) -> tuple[np.ndarr
     row = torch.arange(len(x), device=x.device)[:, None] * BINS
     bins = row + ((x - low) / step).clamp(0, BINS - 1).long()
     counts = torch.bincount(bins[inside], minlength=len(x) * BINS).view(len(x), BINS).double()
-    sd = float(chunk.variance(x.flatten()).sqrt())
-    spread = min(sd, (q3 - q1) / 1.349) or sd  # most draws may be equal
-    known = ess if ess > 1 else 1.0
-    widths = (0.9 * spread / step * max(1.0, n) ** -0.2 for n in (known / len(x), known))
+    # Each chain's ESS of its own: together, chains in different modes would know nothing.
+    known = max(1.0, float(chunk.ess(chunk.split(x[:, None])).nanmedian().nan_to_num(1.0)))
+    widths = (0.9 * _spread(ordered[0]) / step * n**-0.2 for n in (known, known * len(x)))
     each, pooled = counts[shown] / x.shape[1], counts.sum(0, keepdim=True) / x.numel()
     each, pooled = (_smooth(c / step, w) for c, w in zip((each, pooled), widths, strict=True))
     return low + step * (np.arange(BINS) + 0.5), each, pooled[0]
+
+
+def _spread(ordered: Tensor) -> float:
+    """The sd of a normal law whose densest quarter is as wide as that of these draws.
+
+    Of two narrow modes it is that of one, not their distance. Of draws of which a quarter are
+    equal it is their sd.
+    """
+    quarter = max(1, len(ordered) // 4)
+    densest = float((ordered[quarter:] - ordered[:-quarter]).min())
+    return densest / 0.6373 or float(chunk.variance(ordered).sqrt())
 
 
 def _smooth(rows: Tensor, width: float) -> Tensor:
