@@ -394,28 +394,43 @@ def test_an_energy_that_raises_leaves_whole_steps(error: Any) -> None:
     assert_same_bits(rest.weights, whole.weights)
 
 
+class Cliff:
+    """U = x_1 + x_2, with an infinite gradient where x_1 > 3/2."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.sum(1)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x), torch.where(x > 1.5, math.inf, 1.0)
+
+
 def test_a_chain_without_a_weight_is_frozen_where_it_had_one() -> None:
-    """A gradient that is not finite at a step's end ends the chain; of a linear energy, whose
-    gradient is one number for all coordinates, the others go on."""
-
-    def cliff(x: Tensor) -> Tensor:
-        slope = torch.where(x.detach()[:, 0] > 1.5, math.inf, 1.0)
-        return (slope[:, None] * (x - x.detach())).sum(1) + x.detach().sum(1)
-
-    rule = AniLA(0.5, 0.5, correction="weights")
-    got = sample(cliff, torch.zeros(200, 2), rule, 30, seed=1, on_nonfinite="freeze", moments=True)
+    """A gradient that is not finite ends the chain at the step that led there."""
+    x0, rule = torch.zeros(200, 2), AniLA(0.5, 0.5, correction="weights")
+    got = sample(Cliff(), x0, rule, 30, seed=1, on_nonfinite="freeze", moments=True)
     assert 0 < got.state.frozen.sum() < 200
     assert got.weights is not None
     assert got.stats.mean is not None
     assert got.weights.isfinite().all()
     assert got.stats.mean.isfinite().all()
-    assert (got.x[:, 0] <= 1.5).all()
+    assert (got.x <= 1.5).all()
     with pytest.raises(NonFiniteError):
-        sample(cliff, torch.zeros(200, 2), rule, 30, seed=1)
-    linear = sample(
-        lambda x: x.sum(1), torch.zeros(8, 2), rule, 5, seed=1, on_nonfinite="reinit"
-    )  # an expanded gradient
-    assert_same_bits(linear.x, sample(lambda x: x.sum(1), torch.zeros(8, 2), rule, 5, seed=1).x)
+        sample(Cliff(), x0, rule, 30, seed=1)
+
+
+@pytest.mark.parametrize("policy", ["freeze", "reinit"])
+def test_a_gradient_may_be_one_number_expanded(policy: Any) -> None:
+    """Of a linear energy it is; what is saved of a chain does not share its memory."""
+
+    def poisoned(x: Tensor) -> Tensor:
+        return x.sum(1) + torch.where(x.detach()[:, 0] > 1, math.nan, 0.0)
+
+    x0, rule = torch.zeros(50, 2), AniLA(0.5, 0.5, correction="weights")
+    got = sample(poisoned, x0, rule, 20, seed=1, on_nonfinite=policy)
+    bad = got.state.frozen if policy == "freeze" else got.stats.restarts > 0
+    assert 0 < bad.sum() < 50
+    clean = sample(lambda x: x.sum(1), x0, rule, 20, seed=1)
+    assert_same_bits(got.x[~bad], clean.x[~bad])
 
 
 # ---- divergence ---------------------------------------------------------------------------------
