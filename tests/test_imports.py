@@ -20,8 +20,8 @@ LAYERS = (
     {"errors", "_types"},
     {"philox"},
     {"backends", "backends._memory", "backends.native", "backends.reference"}
-    | {"backends.triton", "backends.triton._launch", "backends.triton.noise"}
-    | {f"backends.triton.kernels{part}" for part in ("", ".accept", ".draw", ".step", ".tile")},
+    | {f"backends.triton{part}" for part in ("", "._launch", ".kernels", ".noise")}
+    | {f"backends.triton.kernels.{part}" for part in ("accept", "draw", "kinetic", "step", "tile")},
     {"_check", "_derivative", "_run", "_diagnostics", "_summary", "_arviz"},
     {"diagnostics"},
     {"plots"},

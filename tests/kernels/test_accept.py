@@ -25,9 +25,9 @@ SINGLE, DOUBLE = torch.float32, torch.float64
 # Several chains to a tile, one, and a chain cut into tiles: float32 after 8192, float64 after 4096.
 SHAPES = (
     (600, 1), (300, 2), (300, 3), (130, 10), (40, 64), (9, 100), (9, 129), (5, 256), (5, 784),
-    (3, 8192), (5, 8193), (3, 20001),
+    (3, 8192), (4, 8193), (2, 20001),
 )  # fmt: skip
-EACH_PATH = (300, 3), (9, 100), (5, 784), (5, 8193)
+EACH_PATH = (300, 3), (5, 784), (5, 8193)
 PLACE = Position(0x1234567890ABCDEF, 2**32 - 1, 18, 2**31 - 3)
 
 
@@ -141,7 +141,7 @@ def test_float64_has_the_decisions_of_the_reference(option: str) -> None:
 
 def test_gradients_of_any_size() -> None:
     """Not multiples of anything; steep, flat, and so that the terms of the sums cancel."""
-    for shape in ((300, 3), (3, 784), (2, 8193)):
+    for shape in ((300, 3), (2, 8193)):
         for scale in (1e-12, 1.0, 1e6):
             for accept in (spec(shape[1]), spec(shape[1], max_grad_norm=3.0)):
                 at, proposal = case(*shape, accept, DOUBLE)
@@ -200,7 +200,7 @@ WRONG: tuple[tuple[str, str, float], ...] = (
 def test_a_proposal_that_is_not_finite_is_rejected(option: str) -> None:
     """Each such value in a chain of its own; the chains between are decided as without them."""
     rows = 2 * len(WRONG)
-    for cols in (3, 100, 8193):
+    for cols in (3, 100) if option == "plain" else (3, 8193):
         accept = options(rows, cols)[option]
         clean = case(rows, cols, accept)
         at, proposal = (Point(*(t.clone() for t in point)) for point in clean)

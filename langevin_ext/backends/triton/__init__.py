@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..._types import AcceptSpec, Decision, Point, Position, StepSpec, StepStats
+from ..._types import AcceptSpec, Decision, KineticSpec, Point, Position, StepSpec, StepStats
 from .._memory import apart, gradient_apart
 
 if tuple(int(n) for n in triton.__version__.split(".")[:2]) < (3, 6):
@@ -131,6 +131,49 @@ def accept_(at: Point, proposal: Point, accept: AcceptSpec, decision: Decision) 
         kernels.select_tile[(cut.tiles(rows, cols),)](
             x, grad, y, grad_y, accepted, D=cols, BLOCK=cut.block, **options
         )
+
+
+def kinetic_(
+    x: Tensor,
+    v: Tensor,
+    grad: Tensor | None,
+    spec: KineticSpec,
+    energies: Tensor | None,
+    stats: StepStats | None,
+) -> None:
+    """One pass over positions and velocities (B, ...), in place; all of them contiguous."""
+    rows = x.shape[0]
+    cols = x.numel() // rows
+    if grad is not None:
+        grad = gradient_apart(gradient_apart(grad, x), v)
+    written = [t for t in (x, v, energies, *(stats or ())) if t is not None]
+    taken = [number_and_each(value, *written) for value in spec[:6]]
+    numbers, each = zip(*taken, strict=True)
+    kick, drift, keep, spread, *second = (number != 0 or t is not None for number, t in taken)
+    refresh = spread or taken[2] != (1.0, None)
+    noise = kind(spec.position) if refresh else None
+    norms, gammas, finites = stats or (None, None, None)
+    if finites is not None:
+        finites = finites.view(torch.uint8)
+    records = energies, norms, gammas, finites
+
+    cut = tiling(cols, x.element_size(), 4)
+    tiles = -(-cols // cut.block)
+    sums = None
+    if tiles > 1 and (energies is not None or stats is not None):
+        sums = x.new_empty(4, rows, tiles, dtype=torch.float64)
+    with on(x.device):
+        kernels.kinetic_tile[(cut.tiles(rows, cols),)](
+            x, v, grad, *records, sums, *numbers, *each, *place(spec.position, x), rows,
+            D=cols, R=cut.rows, BLOCK=cut.block,
+            KICK=kick, DRIFT=drift, KEEP=keep, SECOND_KICK=second[0], SECOND_DRIFT=second[1],
+            REFRESH=refresh, NOISE=noise,
+            num_warps=cut.warps, enable_fp_fusion=noise == "approximate",
+        )  # fmt: skip
+        if sums is not None:
+            kernels.finish_rows[(rows,)](
+                sums, *records, rows, TILES=tiles, num_warps=4, enable_fp_fusion=False
+            )
 
 
 def _draw_(out: Tensor, position: Position, law: str | None) -> None:
