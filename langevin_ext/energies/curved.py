@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._analytic import AnalyticEnergy
+from ._analytic import AnalyticEnergy, transposed
 from ._arguments import count, finite, positive
 from ._draws import Source
 
@@ -54,11 +54,11 @@ class Banana(AnalyticEnergy):
         return ((x[:, 0] / self.std).square() + (self._above(x) / self.width).square()) / 2
 
     def _energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        along, above = x[:, 0] / self.std, self._above(x).div_(self.width)
-        up = above / self.width
-        right = (x[:, 0] * up).mul_(-2 * self.curvature).add_(along, alpha=1 / self.std)
-        value = along.square_().add_(above.square_()).div_(2)
-        return value, torch.stack([right, up], 1)
+        points = transposed(x)
+        along, above = points[0] / self.std, self._above(points.mT).div_(self.width)
+        up = torch.div(above, self.width, out=points[1])
+        points[0].mul_(up).mul_(-2 * self.curvature).add_(along, alpha=1 / self.std)
+        return along.square_().add_(above.square_()).div_(2), transposed(points)
 
     def _draw(self, source: Source) -> Tensor:
         z = source.normal(2)
@@ -91,25 +91,27 @@ class Funnel(AnalyticEnergy):
         self.log_partition = self.dim / 2 * math.log(2 * math.pi) + math.log(self.std)
 
     def _widths(self, v: Tensor) -> Tensor:
-        """exp(-v / 2) (B, 1): finite, so that its product with 0 is 0."""
+        """exp(-v / 2) (B,): finite, so that its product with 0 is 0."""
         largest = math.floor(math.log(torch.finfo(v.dtype).max))
-        return (-0.5 * v).clamp(max=largest).exp()[:, None]
+        return (-0.5 * v).clamp(max=largest).exp()
 
     def _energy(self, x: Tensor) -> Tensor:
         v = x[:, 0]
-        y = x[:, 1:] * self._widths(v)
+        y = x[:, 1:] * self._widths(v)[:, None]
         along = v * (v / (2 * self.std**2) + (self.dim - 1) / 2)
         return along + y.square().sum(1) / 2
 
     def _energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         (halves,) = self._constants(x)
-        v = x[:, 0]
+        points = transposed(x)
+        v, y = points[0], points[1:]
         widths = self._widths(v)
-        y = x[:, 1:] * widths
-        across = y.square() @ halves
-        slope = v / self.std**2 + (self.dim - 1) / 2 - across
-        value = across.add_(v * (v / (2 * self.std**2) + (self.dim - 1) / 2))
-        return value, torch.cat([slope[:, None], y.mul_(widths)], 1)
+        across = halves @ y.mul_(widths).square()
+        y.mul_(widths)
+        along = v / (2 * self.std**2)
+        value = v.mul(along + (self.dim - 1) / 2).add_(across)
+        torch.sub(along.mul_(2).add_((self.dim - 1) / 2), across, out=v)
+        return value, transposed(points)
 
     def _draw(self, source: Source) -> Tensor:
         z = source.normal(self.dim)

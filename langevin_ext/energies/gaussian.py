@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from ._analytic import AnalyticEnergy
+from ._analytic import AnalyticEnergy, transposed
 from ._arguments import cholesky, count, numbers, positive
 from ._draws import Source
 
@@ -76,7 +76,7 @@ class Gaussian(AnalyticEnergy):
         y = x - location
         if metric.dim() == 2:  # a short last axis is slow in a product of matrices
             y = metric @ y.mT
-            return halves @ y.square(), (metric.mT @ y).mT
+            return halves @ y.square(), transposed(metric.mT @ y)
         grad = y * metric
         return y.mul_(grad) @ halves, grad
 
@@ -104,9 +104,8 @@ def _spread(name: str, value: Any, location: Tensor) -> tuple[Tensor, Tensor]:
             f"{name} has shape {tuple(given.shape)}: for a mean ({d},) give a number or"
             f" ({d},){matrix}"
         )
-    given = numbers(name, value, zero=False, negative=False).to(location.device).expand(d)
-    power = {"std": 1.0, "covariance": 0.5, "precision": -0.5}[name]
-    spread = given**power
+    numbers(name, value, zero=False, negative=False)
+    spread = given.expand(d) ** {"std": 1.0, "covariance": 0.5, "precision": -0.5}[name]
     return spread, spread**-2
 
 

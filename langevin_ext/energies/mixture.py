@@ -6,8 +6,8 @@ r"""Mixtures of normal laws.
 Squares are of W_k (x - m_k), with C_k = L_k L_k^T and W_k = L_k^-1, and never expanded, so that a
 mode far from the origin keeps its digits; sums of exponentials are relative to the largest.
 Components come first in memory, (K, B): torch reduces a long last axis in vectors, and a short one
-number by number. 10,000 x 2 states and eight modes take 0.2 ms on one core, autograd through
-`forward` 1.5 ms.
+number by number. With eight modes 10,000 x 2 states take 0.21 ms on one core in float32, autograd
+through `forward` 1.7 ms at best.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from ._analytic import AnalyticEnergy
+from ._analytic import AnalyticEnergy, transposed
 from ._arguments import cholesky, numbers, positive
 from ._draws import Source
 
@@ -103,13 +103,13 @@ class GaussianMixture(AnalyticEnergy):
             log_heights, offsets, whitening, pull = self._constants(x)
             y = torch.addmm(offsets, whitening, x.mT).view(*self._shape, len(x))
             value, shares = log_mixture_(torch.sub(log_heights, y.square().sum(1), alpha=0.5))
-            return value, (pull @ y.mul_(shares[:, None]).view(-1, len(x))).mT
+            return value, transposed(pull @ y.mul_(shares[:, None]).view(-1, len(x)))
         log_heights, columns, inverses, pull = self._constants(x)
-        points = x.mT.contiguous()
+        points = transposed(x)
         y = (points - columns).mul_(inverses).square_()  # (K, d, B)
         value, shares = log_mixture_(torch.sub(log_heights, y.sum(1), alpha=0.5))
         slopes = pull @ shares  # (2 d, B): sum_k r_k / C_k and sum_k r_k m_k / C_k
-        return value, slopes[: self.dim].mul_(points).sub_(slopes[self.dim :]).mT
+        return value, transposed(slopes[: self.dim].mul_(points).sub_(slopes[self.dim :]))
 
     def _draw(self, source: Source) -> Tensor:
         edges = self.weights.cumsum(0)[:-1]
@@ -134,7 +134,8 @@ def _spreads(stds: Any, covariances: Any, means: Tensor) -> Tensor:
     """`GaussianMixture.spreads` from its arguments."""
     components, d = means.shape
     name, value = ("stds", stds) if covariances is None else ("covariances", covariances)
-    given = numbers(name, 1.0 if value is None else value).to(means.device)
+    value = 1.0 if value is None else value
+    given = numbers(name, value).to(means.device)
     if name == "covariances" and given.shape == (components, d, d):
         return cholesky(name, given)
     if given.shape not in ((), (components,), (components, d)):
@@ -143,7 +144,7 @@ def _spreads(stds: Any, covariances: Any, means: Tensor) -> Tensor:
             f"{name} has shape {tuple(given.shape)}: for means ({components}, {d}) give a number,"
             f" ({components},), ({components}, {d}){matrices}"
         )
-    numbers(name, given, zero=False, negative=False)
+    numbers(name, value, zero=False, negative=False)
     given = given if name == "stds" else given.sqrt()
     return (given[:, None] if given.dim() == 1 else given).expand(components, d).clone()
 

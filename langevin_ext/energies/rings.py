@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
-from ._analytic import AnalyticEnergy, absolute
+from ._analytic import AnalyticEnergy, absolute, transposed
 from ._arguments import numbers, one_each, positive
 from ._draws import (
     Quantiles,
@@ -42,10 +42,10 @@ from ._draws import (
 from .mixture import MAX_COMPONENTS, log_mixture_
 
 
-def _polar(x: Tensor) -> tuple[Tensor, Tensor]:
-    """r (B,) without overflow, and x / r (B, 2), which is 0 at the origin."""
-    r = torch.hypot(x[:, 0], x[:, 1])
-    return r, x / r.clamp(min=torch.finfo(x.dtype).tiny)[:, None]
+def _polar(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Of points (2, B): r (B,) without overflow, and x / r (2, B), which is 0 at the origin."""
+    r = torch.hypot(points[0], points[1])
+    return r, points / r.clamp(min=torch.finfo(r.dtype).tiny)
 
 
 class Rings(AnalyticEnergy):
@@ -96,11 +96,11 @@ class Rings(AnalyticEnergy):
 
     def _energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_weights, columns, inverses, pull = self._constants(x)
-        r, direction = _polar(x)
+        r, direction = _polar(transposed(x))
         t = (r - columns).mul_(inverses).square_()  # (K, B)
         value, shares = log_mixture_(torch.sub(log_weights, t, alpha=0.5))
         slopes = pull @ shares  # (2, B): sum_k p_k / s_k^2 and sum_k p_k R_k / s_k^2
-        return value, direction.mul_(slopes[0].mul_(r).sub_(slopes[1])[:, None])
+        return value, transposed(direction.mul_(slopes[0].mul_(r).sub_(slopes[1])))
 
     def _draw(self, source: Source) -> Tensor:
         u = source.uniform(3)
@@ -171,15 +171,15 @@ class TwoMoons(AnalyticEnergy):
 
     def _energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         ratio = self.radius / self.width**2
-        r, direction = _polar(x)
+        points = transposed(x)
+        u, (r, direction) = points[0], _polar(points)
         t = r.sub_(self.radius).div_(self.std)
-        u = x[:, 0]
         near = u.abs()
         other = (near * (-2 * ratio)).exp_().log1p_()
         near.sub_(self.radius).div_(self.width).square_()
-        grad = direction.mul_((t / self.std)[:, None])
-        grad[:, 0] += u / self.width**2 - ratio * torch.tanh(ratio * u)
-        return t.square_().add_(near).div_(2).sub_(other), grad
+        grad = direction.mul_(t / self.std)
+        grad[0] += u / self.width**2 - ratio * torch.tanh(ratio * u)
+        return t.square_().add_(near).div_(2).sub_(other), transposed(grad)
 
     def _draw(self, source: Source) -> Tensor:
         u = source.uniform(3)
