@@ -297,6 +297,9 @@ def test_chernoffs_bound_is_one_and_not_a_bad_one() -> None:
         assert exact <= bound < 30 * exact
         mirrored = math.exp(bounds.chernoff_log_p(np.arange(6) - 2.5, counts[::-1]))
         assert mirrored == pytest.approx(bound, rel=1e-6)
+    # Five sixes, or five ones: for these it is exact.
+    five = bounds.chernoff_log_p(np.arange(6) - 2.5, np.array([0, 0, 0, 0, 0, 5.0]))
+    assert five == pytest.approx(math.log(2 / 6**5), abs=1e-6)
 
 
 def test_the_law_of_draws_stuck_at_an_atom_is_seen() -> None:
@@ -362,8 +365,16 @@ def test_noise_of_the_right_moments_and_another_law_is_seen() -> None:
     fails(lambda: Checks(1).same_law(uniform, g.normal(size=90_000)))
     fails(lambda: Checks(1).bounded_mean(np.abs(uniform) > 1, 2 * NORMAL(-1), 0, 1))
     fails(lambda: Checks(1).bounded_mean(np.abs(uniform) > 1.8, 2 * NORMAL(-1.8), 0, 1), "mean")
-    fails(lambda: Checks(1).bounded_mean(uniform, 0, -1, 1), "greatest|least")
+    fails(lambda: Checks(1).bounded_mean(uniform, 0, -1, 2), "least")
+    fails(lambda: Checks(1).bounded_mean(uniform, 0, -2, 1), "greatest")
     fails(lambda: Checks(1).probability(np.sum(np.abs(uniform) > 2), 8000, 2 * NORMAL(-2)))
+
+
+def test_ten_heads_are_judged_at_half_the_share() -> None:
+    """The other half is for the draws' own variance, which is 0 here and says nothing."""
+    heads, rate = np.ones(10), 4 / 2**10
+    Checks(1, 0.999 * rate).bounded_mean(heads, 0.5, 0, 1)
+    fails(lambda: Checks(1, 1.001 * rate).bounded_mean(heads, 0.5, 0, 1))
 
 
 def test_the_own_variance_sharpens_a_bounded_mean() -> None:
@@ -402,6 +413,14 @@ def test_noise_that_chains_share_is_seen(name: str) -> None:
     fails(lambda: Checks(1).independent_chains(SHARED[name], what="shared"), "shared, correlation")
 
 
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 1024])
+def test_a_little_noise_that_chains_share_is_seen_where_it_is_likeliest(lag: int) -> None:
+    """Six standard errors: within the bound for every lag, outside of that for a dozen."""
+    root = math.sqrt(len(FRESH))
+    shared = FRESH + (6.1 - FRESH @ np.roll(FRESH, lag) / root) / root * np.roll(FRESH, lag)
+    fails(lambda: Checks(1).independent_chains(shared), rf"k = {lag}: (5\.[7-9]|6\.[0-4])")
+
+
 STEPS = RNG.normal(size=(4, 4000))
 STEPS_THAT_SHARE: dict[str, Array] = {
     "the same chain's": STEPS[[0, 1, 2, 0]],
@@ -421,6 +440,19 @@ def test_noise_that_steps_share_is_seen(name: str) -> None:
     for row in rows:
         checks.gaussian(row, 0, 1)
     fails(lambda: Checks(1).independent_steps(rows), "in row")
+
+
+@pytest.mark.parametrize("lag", [0, 1, -1])
+def test_a_little_noise_that_steps_share_is_seen_where_it_is_likeliest(lag: int) -> None:
+    """Six standard errors: within the bound for every lag, outside of that for these three."""
+    near, other = np.roll(STEPS[0], lag), STEPS[1]
+    other = other - near * (near @ other) / (near @ near)
+    r = 6 / math.sqrt(len(near))
+    shared = r * near / near.std() + math.sqrt(1 - r * r) * other / other.std()
+    fails(
+        lambda: Checks(1).independent_steps(np.stack([STEPS[0], shared])),
+        rf"k = {lag}: (5\.[6-9]|6\.[0-4])",
+    )
 
 
 def test_a_correlation_is_seen_and_a_product_of_independent_draws_is_not() -> None:
@@ -667,6 +699,9 @@ class Sampler:
         log += (log_q(y, x) - log_q(x, y)) * ratio_of_proposals
         return np.where((np.log(self.g.random(len(x))) < log)[:, None], y, x)
 
+    def exact(self, x: Array, a: float) -> Array:
+        return a * x + math.sqrt(1 - a * a) * self.g.normal(size=x.shape)
+
     def turning(self, x: Array, angle: float = 0.5) -> Array:
         """Leaves N(0, I) as it is, and is not reversible."""
         c, s = math.cos(angle), math.sin(angle)
@@ -687,6 +722,28 @@ def test_right_kernels_pass_and_wrong_ones_do_not() -> None:
     for test in (rank_test, two_sample_test):
         fails(lambda test=test: test(s.draw, s.ula), "statistic 1")
         fails(lambda test=test: test(s.draw, wrong), "statistic 1")
+
+
+@pytest.mark.parametrize("length", [2, 3, 10])
+@pytest.mark.parametrize("own_reverse", [True, False])
+def test_ranks_in_the_path_of_a_slow_chain_are_uniform(length: int, own_reverse: bool) -> None:
+    """Its middle states have middle ranks, so every place must be as probable as any other."""
+    s, n = Sampler(7), 20_000
+    step = functools.partial(s.exact, a=0.99)
+    ranked = ranks._ranks(
+        s.draw(n), step, step if own_reverse else None, length, lambda x: x[:, 0], s.g
+    )
+    counts = np.bincount(ranked[:, 0], minlength=length)
+    assert len(counts) == length
+    assert stats.chisquare(counts).pvalue > 1e-7
+
+
+def test_the_rate_is_shared_by_statistics_and_degrees() -> None:
+    """Five first places of two: 2 / 2^5. Five middle places of three: 2 / 3^5, of degree 2."""
+    log_p, found = ranks._uniformity(np.zeros((5, 3), dtype=np.int64), 2)
+    assert (math.exp(log_p), found[-8:]) == (pytest.approx(3 * 2 * 2 / 2**5), "degree 1")
+    log_p, found = ranks._uniformity(np.ones((5, 1), dtype=np.int64), 3)
+    assert (math.exp(log_p), found[-8:]) == (pytest.approx(4 * 2 / 3**5), "degree 2")
 
 
 def test_a_kernel_that_is_not_reversible_wants_its_reverse() -> None:
@@ -778,6 +835,7 @@ BAD: list[tuple[Callable[[], object], type[LangevinError], str]] = [
         ArgumentError,
         "clamp",
     ),
+    (lambda: Kernel1D.gaussian(np.sin, 1.0, points=(9,)), ArgumentError, "points=(9.0,)"),
     (lambda: KERNEL.after(1, 0.5), ArgumentError, "0.5 is not a node: name it in points"),
     (lambda: KERNEL.moment(np.ones(5), 1), ArgumentError, "a law has 100 probabilities"),
     (lambda: rank_test(DRAW, STAY, length=1), ArgumentError, "length=1: give an int >= 2"),

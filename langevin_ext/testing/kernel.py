@@ -69,20 +69,23 @@ class Kernel1D:
         tolerance: float = 1e-6,
     ) -> None:
         low, high = map(float, span)
+        breaks, points = tuple(map(float, breaks)), tuple(map(float, points))
         if not -math.inf < low < high < math.inf:
             raise ArgumentError(f"span={span!r}: give finite low < high")
         if nodes < 2 * ORDER:
             raise ArgumentError(f"nodes={nodes!r}: give {2 * ORDER} or more")
+        if not all(low <= point <= high for point in points):
+            raise ArgumentError(f"points={points}: they lie in span=({low}, {high})")
         if energy is not None and ends is not None:
             raise ArgumentError("an energy and a clamp: after a clamp the ratio is of no density")
         self.low, self.high, self.tolerance = low, high, check_positive("tolerance", tolerance)
         self.reversible = energy is not None
         self._more: dict[str, Any] = {"energy": energy, "ends": ends, "tolerance": tolerance}
         self._log_density, self._nodes = log_density, int(nodes)
-        self._breaks, self._points = tuple(map(float, breaks)), tuple(map(float, points))
-        self._edges = _panels(low, high, self._breaks, self._nodes)
+        self._breaks, self._points = breaks, points
+        self._edges = _panels(low, high, breaks, self._nodes)
         inside, weights = _gauss_legendre(self._edges)
-        atoms = sorted({*self._points, *((low, high) if ends else ())})
+        atoms = sorted({*points, *((low, high) if ends else ())})
         at = np.searchsorted(inside, atoms)
         self.x: Array = np.insert(inside, at, atoms)
         """The nodes, in order."""
@@ -172,7 +175,7 @@ class Kernel1D:
             p = np.asarray(law(self.x), dtype=np.float64) * self.weights
             p = p / p.sum()
         elif np.ndim(law) == 0:
-            p = (self.x == law).astype(np.float64)
+            p = ((self.x == law) & (self.weights == 0)).astype(np.float64)
             if not p.any():
                 raise ArgumentError(f"the point {law!r} is not a node: name it in points")
         else:
