@@ -74,7 +74,7 @@ class HMC:
     ) -> MetropolisState:
         """One trajectory of every chain, and its decision, in place."""
         state = cast(MetropolisState, state)
-        h = step_size_now(state, self.step_size)
+        h = step_size_now(state, self.step_size, self.target_acceptance)
         y = state.proposal.copy_(state.x)
         p = torch.empty_like(y)
         first, last = torch.empty(2, 2, *state.energy.shape, dtype=torch.float64, device=y.device)

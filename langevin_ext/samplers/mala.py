@@ -20,6 +20,7 @@ from torch import Tensor
 from .._check import check_coefficient
 from .._moves import accept_, point, propose_, room_for_decision
 from .._types import Coefficient, Decision, Point, StepStats
+from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise
 from ._adapt import DualAveraging, check_target
@@ -71,11 +72,19 @@ def metropolis_init(
     return MetropolisState(x, at.energy, at.grad, stats, 0, x.clone(), *decision, adaptation)
 
 
-def step_size_now(state: MetropolisState, step_size: Schedule) -> Coefficient:
-    """The step size of the next step."""
-    if state.adaptation is not None:
-        return state.adaptation.step_size
-    return at_step("step_size", step_size, state.step)
+def step_size_now(state: MetropolisState, step_size: Schedule, target: float | None) -> Coefficient:
+    """The step size of the next step, by a rule with this target acceptance.
+
+    Raises:
+        ArgumentError: it has one, and these chains were started by a rule without.
+    """
+    if target is None:
+        return at_step("step_size", step_size, state.step)
+    if state.adaptation is None:
+        raise ArgumentError(
+            f"target_acceptance={target!r} for chains that were started without: start from their x"
+        )
+    return state.adaptation.step_size
 
 
 def stats_of_proposals(state: MetropolisState) -> StepStats:
@@ -85,9 +94,9 @@ def stats_of_proposals(state: MetropolisState) -> StepStats:
 
 def decided(state: MetropolisState, target: float | None) -> MetropolisState:
     """One step on, after a decision."""
-    adaptation = state.adaptation
-    if adaptation is not None and target is not None:
-        adaptation = adaptation.updated(state.log_ratio, target)
+    adaptation = None
+    if target is not None and state.adaptation is not None:
+        adaptation = state.adaptation.updated(state.log_ratio, target)
     return state._replace(step=state.step + 1, adaptation=adaptation)
 
 
@@ -109,7 +118,7 @@ def metropolis_langevin_step(
     target: float | None,
 ) -> MetropolisState:
     """Propose x - (h / 2) gamma grad U(x) + sqrt(h gamma) xi, and decide."""
-    h = step_size_now(state, step_size)
+    h = step_size_now(state, step_size, target)
     proposals: dict[str, Any] = {"drift": h / 2, "diffusion": h**0.5, "max_grad_norm": threshold}
     propose_(
         state.proposal,
