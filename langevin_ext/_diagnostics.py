@@ -18,7 +18,7 @@ from torch import Tensor
 
 ONE_SD_BELOW = 0.15865525393145707  # the normal distribution function at -1
 # Elements in a chunk. On a CPU, four times as many take half again as long: they leave the cache.
-CHUNK_ON_CPU, CHUNK_ELSEWHERE = 2**19, 2**26
+CHUNK_ON_CPU, CHUNK_ELSEWHERE = 2**19, 2**24
 
 
 def chunks(trajectory: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -115,10 +115,10 @@ def ess(x: Tensor) -> Tensor:
     biased = covariance[:, :1]
     total = biased + variance(x.mean(2))[:, None] if chains > 1 else biased
     rho = 1 - (biased * n / (n - 1) - covariance) / total
-    rho[:, 0] = torch.where(rho[:, 0].isnan(), math.nan, 1.0)
+    unknown = rho.isnan().any(1)
+    rho[:, 0] = 1
     size = chains * n
-    tau = _geyer(rho).clamp(min=1 / math.log10(size))
-    tau = torch.where(rho.isnan().any(1), math.nan, tau)
+    tau = _geyer(rho).clamp(min=1 / math.log10(size)).masked_fill(unknown, math.nan)
     low, high = x.amin((1, 2)), x.amax((1, 2))
     # Up to rounding: squares of -0.3 and 0.3 may differ.
     constant = torch.isclose(low, high, rtol=1e-15, atol=0.0)

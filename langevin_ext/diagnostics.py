@@ -13,9 +13,11 @@ Every chain is split in two, without the middle draw of an odd number. With c_t 
 (a sum over n at every lag) averaged over the M chains of n that this makes,
 
     W = c_0 n / (n - 1),  V = c_0 + the variance of the M means,  rho_t = 1 - (W - c_t) / V
-    P_m = rho_2m + rho_2m+1  for m = 0, 1, ... e: the first P_m <= 0, or the last but one
-    tau = -1 + 2 sum_{m < e} min(P_0 .. P_m) + max(rho_2e, 0),  but at least 1 / log10(M n)
+    P_m = rho_2m + rho_2m+1  for m = 0, 1, ... e: the first with P_e <= 0, or (n - 3) // 2
+    tau = -1 + 2 sum_{m < e} min(P_0 .. P_m) + rho_2e,  but at least 1 / log10(M n)
     ESS = M n / tau
+
+where a negative rho_2e counts only in a positive P_e.
 
 ArviZ 0.23 gives the same numbers (tests/test_diagnostics.py), but on purpose not here:
 
@@ -276,9 +278,8 @@ def weights_ess(weights: Tensor) -> Tensor:
             f"weights has shape {tuple(weights.shape)}: give (chains,) or (draws, chains, ...)"
         )
     if bool((weights < 0).any()):
-        raise ArgumentError(
-            f"weights has a negative one, {float(weights.min()):.3g}: give exp(log w)"
-        )
+        least = float(weights.min())
+        raise ArgumentError(f"weights has {least:.3g} in it: give none below 0, not logarithms")
     w = weights.detach().double().flatten(0, min(1, weights.dim() - 1))
     w = w / w.amax(0)  # or squares of small ones would be 0
     return w.sum(0).square() / w.square().sum(0)

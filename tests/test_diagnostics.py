@@ -384,7 +384,7 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[LangevinError], str]]
     ("weights_ess", (X.long(),), {}, DtypeError, "weights is torch.int64"),
     ("weights_ess", (torch.tensor(1.0),), {}, ShapeError, r"\(\)"),
     ("weights_ess", (X[:0],), {}, ShapeError, r"\(0, 2\)"),
-    ("weights_ess", (X - 1,), {}, ArgumentError, "a negative one, -1"),
+    ("weights_ess", (X - 1,), {}, ArgumentError, "weights has -1 in it"),
 ]
 
 
