@@ -982,6 +982,13 @@ BUGS = (
         "each = torch.as_tensor(drift, dtype=x.dtype, device=x.device)",
         "tests/test_corrections.py::test_no_gradient_is_too_large_for_tula",
     ),
+    Bug(
+        "TULA forgets its clamp",
+        "langevin_ext/samplers/tula.py",
+        "clamp=self.clamp,",
+        "clamp=None,",
+        "tests/test_corrections.py::test_tula_is_its_equation",
+    ),
     # ---- known answers ----
     Bug(
         "two halves of the chains share their noise",
