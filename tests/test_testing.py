@@ -317,6 +317,8 @@ def test_the_known_numbers_of_chains() -> None:
     assert wanted == pytest.approx([74.4e3, 1.861e6, 7.442e6], rel=1e-3)
     assert chains_needed(0.01, kind="mean") == pytest.approx(wanted[1] / 2, rel=1e-5)
     assert chains_needed(0.01, kind="probability") == pytest.approx(wanted[1] / 8, rel=1e-5)
+    root = math.sqrt(math.log(2e6)) + math.sqrt(math.log(1e6))
+    assert chains_needed(0.02, kind="law") == math.ceil(root**2 / 0.0008)
     assert chains_needed(0.01, kurtosis=5) == pytest.approx(2 * wanted[1], rel=1e-5)
     assert chains_needed(0.01, tests=10) == chains_needed(0.01, 1e-7)
 
