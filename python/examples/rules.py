@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import langevin_ext as lx
 
-CHAINS, GRADIENTS, LEAPFROGS = 20_000, 600, 5
+CHAINS, GRADIENTS, LEAPFROGS = 20_000, 1500, 5
 RULES = {
     "Langevin": lx.Langevin(0.01),
     "AniLA": lx.AniLA(threshold=5.0, step_size=0.02),
@@ -31,11 +31,16 @@ def sectors(x: torch.Tensor) -> torch.Tensor:
 
 
 def main(out: str = "rules.png") -> None:
-    targets = {"eight Gaussians": lx.energies.EightGaussians(), "rings": lx.energies.Rings()}
+    targets = {
+        "eight Gaussians": lx.energies.EightGaussians(),
+        "rings": lx.energies.Rings(radii=(0.4, 0.8, 1.2), std=0.08),
+    }
     figure = Figure(figsize=(13, 4.9), layout="constrained")
     grid = figure.subplots(len(targets), len(RULES) + 1)
     for row, (name, energy) in zip(grid, targets.items(), strict=True):
         draws = {"truth": energy.draw(CHAINS, seed=0)}
+        squares = energy.draw(200_000, seed=1).square().sum(1)
+        print(f"{name}, truth: |x|^2 = {squares.mean():.3f}, deviation {squares.std():.3f}")
         reach = 1.15 * float(draws["truth"].abs().max())
         for rule_name, rule in RULES.items():
             steps = GRADIENTS // LEAPFROGS if rule_name == "HMC" else GRADIENTS
@@ -56,7 +61,7 @@ def main(out: str = "rules.png") -> None:
             axes.set_xlabel(
                 f"E|x|² {x.square().sum(1).mean():.3f}, unevenness {uneven:.3f}", fontsize=8
             )
-            if row is grid[0]:
+            if name == "eight Gaussians":
                 axes.set_title(label)
         row[0].set_ylabel(name)
     figure.savefig(out, dpi=120)
