@@ -38,7 +38,7 @@ ISAS: dict[str, tuple[int, int, list[str]]] = {  # name: (float lanes, intrinsic
     "avx2": (8, 1, AVX2),
     "avx512": (16, 1, AVX2 + AVX512),
 }
-PER_ISA = "noise", "step", "kinetic"  # *_cpu.cpp, compiled once for each of them
+PER_ISA = "noise", "step", "kinetic", "accept"  # *_cpu.cpp, compiled once for each of them
 
 
 class BuildError(RuntimeError):
@@ -69,6 +69,7 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
         "kernels": ("kernels.cpp", openmp),
         "step": ("step.cpp", openmp),
         "kinetic": ("kinetic.cpp", openmp),
+        "accept": ("accept.cpp", openmp),
     }
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     for isa, (lanes, intrinsics, flags) in ISAS.items():

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "accept.h"
 #include "kinetic.h"
 #include "philox.h"
 #include "plain_step.h"
@@ -120,6 +121,43 @@ bool kinetic(bool wide, uintptr_t x, uintptr_t v, uintptr_t grad, int64_t rows, 
   return true;
 }
 
+// False, and nothing done, if something that is read shares memory with something written.
+bool accept(bool wide, uintptr_t x, uintptr_t grad, uintptr_t energy, uintptr_t y, uintptr_t grad_y,
+            uintptr_t energy_y, int64_t rows, int64_t cols, py::handle drift, py::handle diffusion,
+            py::handle bound, uintptr_t given, uint64_t seed, uint64_t at, uint32_t stream,
+            uint64_t first_chain, uintptr_t log_ratio, uintptr_t accepted, int threads) {
+  const Accept s{pointer(x),
+                 pointer(grad),
+                 pointer(energy),
+                 pointer(y),
+                 pointer(grad_y),
+                 pointer(energy_y),
+                 rows,
+                 cols,
+                 coefficient(drift),
+                 coefficient(diffusion),
+                 coefficient(bound),
+                 static_cast<const double*>(pointer(given)),
+                 {seed, at, stream, first_chain},
+                 static_cast<double*>(pointer(log_ratio)),
+                 static_cast<bool*>(pointer(accepted))};
+  const int64_t size = wide ? sizeof(double) : sizeof(float), each = rows * size;
+  const int64_t doubles = rows * int64_t{sizeof(double)};
+  const Memory written[] = {{s.x, each * cols},
+                            {s.grad, each * cols},
+                            {s.energy, each},
+                            {s.log_ratio, doubles},
+                            {s.accepted, rows}};
+  const Memory read[] = {{s.y, each * cols},   {s.grad_y, each * cols},  {s.energy_y, each},
+                         {s.drift.each, each}, {s.diffusion.each, each}, {s.bound.each, each},
+                         {s.given, doubles}};
+  if (!apart(read, written)) return false;
+  const Kernels& k = *current;
+  py::gil_scoped_release release;
+  run_accept(k.accept, wide ? kDoubleState : kFloatState, s, threads);
+  return true;
+}
+
 template <void (*Run)(const Kernels&, float*, int64_t, int64_t, const Position&, int)>
 void fill(uintptr_t out, int64_t rows, int64_t cols, uint64_t seed, uint64_t at, uint32_t stream,
           uint64_t first_chain, int threads) {
@@ -156,6 +194,7 @@ PYBIND11_MODULE(_C, m) {
     m.attr("plain_step") = py::none();
   m.def("step", &step);
   m.def("kinetic", &kinetic);
+  m.def("accept", &accept);
   m.def("normal", &fill<run_normal>);
   m.def("uniform", &fill<run_uniform>);
   m.def("philox4x32", [](uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t key) {

@@ -24,6 +24,8 @@ constexpr int64_t kBlock = 4096;  // elements of one partial sum, and of one pie
 
 static inline int64_t blocks_of(int64_t cols) { return (cols + kBlock - 1) / kBlock; }
 
+enum StateTypes { kFloatState, kDoubleState, kStateTypes };
+
 struct NoiseKernels {
   // Rows [begin, end) of noise alone.
   void (*normal)(float* out, int64_t cols, int64_t begin, int64_t end, const Position&);
@@ -43,11 +45,13 @@ struct Kernels {
   const NoiseKernels& noise;
   const StepKernels& step;
   const KineticKernels& kinetic;
+  const AcceptKernels& accept;
 };
 
 extern const NoiseKernels avx512_noise, avx2_noise, sse2_noise, generic_noise;
 extern const StepKernels avx512_step, avx2_step, sse2_step, generic_step;
 extern const KineticKernels avx512_kinetic, avx2_kinetic, sse2_kinetic, generic_kinetic;
+extern const AcceptKernels avx512_accept, avx2_accept, sse2_accept, generic_accept;
 
 // ---- kernels.cpp: those of this processor -----------------------------------------------------
 

@@ -20,8 +20,6 @@ struct Kinetic {
   bool* finite;
 };
 
-enum StateTypes { kFloatState, kDoubleState, kStateTypes };
-
 namespace {  // every object file keeps its own copy: they are compiled for different processors
 
 // What a row, or a block of it, adds up to; and whether anything in it is not finite.

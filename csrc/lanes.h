@@ -235,6 +235,7 @@ struct Register<float> {
   LANGEVIN_INLINE V sqrt(V a) { return Lanes::sqrt(a); }
   LANGEVIN_INLINE bool any_not_finite(V a) { return Lanes::any_not_finite(a); }
   LANGEVIN_INLINE float tree_sum(V a) { return Lanes::tree_sum(a); }
+  LANGEVIN_INLINE void interleave(V a, V b, V& low, V& high) { Lanes::interleave(a, b, low, high); }
   LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
     Lanes::deinterleave(a, b, even, odd);
   }
@@ -264,6 +265,12 @@ struct Register<double> {
     return all == 0;
   }
 #if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+  LANGEVIN_INLINE void interleave(V a, V b, V& low, V& high) {
+    const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    const __m512i second = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+    low = (V)_mm512_permutex2var_pd((__m512d)a, first, (__m512d)b);
+    high = (V)_mm512_permutex2var_pd((__m512d)a, second, (__m512d)b);
+  }
   LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
     const __m512i first = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
     const __m512i second = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
@@ -271,6 +278,12 @@ struct Register<double> {
     odd = (V)_mm512_permutex2var_pd((__m512d)a, second, (__m512d)b);
   }
 #elif LANGEVIN_INTRINSICS && LANGEVIN_LANES == 8
+  LANGEVIN_INLINE void interleave(V a, V b, V& low, V& high) {
+    const __m256d l = _mm256_unpacklo_pd((__m256d)a, (__m256d)b);
+    const __m256d h = _mm256_unpackhi_pd((__m256d)a, (__m256d)b);
+    low = (V)_mm256_permute2f128_pd(l, h, 0x20);
+    high = (V)_mm256_permute2f128_pd(l, h, 0x31);
+  }
   LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
     const __m256d e = _mm256_unpacklo_pd((__m256d)a, (__m256d)b);
     const __m256d o = _mm256_unpackhi_pd((__m256d)a, (__m256d)b);
@@ -278,6 +291,10 @@ struct Register<double> {
     odd = (V)_mm256_permute4x64_pd(o, 0xd8);
   }
 #else
+  LANGEVIN_INLINE void interleave(V a, V b, V& low, V& high) {
+    low = V{a[0], b[0]};
+    high = V{a[1], b[1]};
+  }
   LANGEVIN_INLINE void deinterleave(V a, V b, V& even, V& odd) {
     even = V{a[0], b[0]};
     odd = V{a[1], b[1]};
@@ -288,14 +305,25 @@ struct Register<double> {
     for (int i = 0; i < H; ++i) index[i] = i;
     return index < L{} + n;
   }
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
   LANGEVIN_INLINE double tree_sum(V a) {
-    double s[H];
-    memcpy(s, &a, sizeof s);
-    for (int h = H / 2; h; h /= 2)
-      for (int k = 0; k < h; ++k) s[k] += s[k + h];
-    return s[0];
+    const __m256d high = _mm512_extractf64x4_pd((__m512d)a, 1);
+    return sum_halves(_mm256_add_pd(_mm512_castpd512_pd256((__m512d)a), high));
   }
+#elif LANGEVIN_INTRINSICS && LANGEVIN_LANES == 8
+  LANGEVIN_INLINE double tree_sum(V a) { return sum_halves((__m256d)a); }
+#else
+  LANGEVIN_INLINE double tree_sum(V a) { return a[0] + a[1]; }
+#endif
   LANGEVIN_INLINE double sqrt(double a) { return __builtin_sqrt(a); }
+
+ private:
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES >= 8
+  LANGEVIN_INLINE double sum_halves(__m256d v) {  // lane k takes lane k + 2, then k + 1
+    const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+  }
+#endif
 };
 
 // Unaligned loads that widen to the register's type, and stores.
@@ -307,9 +335,15 @@ struct Unaligned {
 LANGEVIN_INLINE void load(const float* p, F& v) { v = *(const Unaligned<F, float>::type*)p; }
 LANGEVIN_INLINE void load(const double* p, D& v) { v = *(const Unaligned<D, double>::type*)p; }
 LANGEVIN_INLINE void load(const float* p, D& v) {
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16  // GCC 12 makes five instructions of a conversion
+  v = (D)_mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif LANGEVIN_INTRINSICS && LANGEVIN_LANES == 8
+  v = (D)_mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
   typedef float Half __attribute__((vector_size(H * 4)));
   typedef Half HalfUnaligned __attribute__((aligned(4), may_alias));
   v = __builtin_convertvector(*(const HalfUnaligned*)p, D);
+#endif
 }
 LANGEVIN_INLINE void load(const BFloat16* p, F& v) {
   typedef uint16_t Half __attribute__((vector_size(W * 2)));
@@ -349,6 +383,14 @@ LANGEVIN_INLINE void load_first(const float* p, int64_t n, F& v) {
   load(padded, v);
 #endif
 }
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+LANGEVIN_INLINE void load_first(const float* p, int64_t n, D& v) {
+  v = (D)_mm512_cvtps_pd(_mm256_maskz_loadu_ps((__mmask8)((1u << n) - 1), p));
+}
+LANGEVIN_INLINE void load_first(const double* p, int64_t n, D& v) {
+  v = (D)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+}
+#endif
 template <class G, class V>
 LANGEVIN_INLINE void load_first(const G* p, int64_t n, V& v) {
   G padded[sizeof(V) / sizeof(v[0])] = {};
@@ -376,7 +418,13 @@ LANGEVIN_INLINE void store_first(float* p, int64_t n, F v) {
   memcpy(p, &v, n * sizeof(float));
 #endif
 }
-LANGEVIN_INLINE void store_first(double* p, int64_t n, D v) { memcpy(p, &v, n * sizeof(double)); }
+LANGEVIN_INLINE void store_first(double* p, int64_t n, D v) {
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+  _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+#else
+  memcpy(p, &v, n * sizeof(double));
+#endif
+}
 
 template <class T, class V>
 LANGEVIN_INLINE void store_up_to(T* p, int64_t n, V v) {

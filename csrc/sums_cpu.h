@@ -2,6 +2,8 @@
 // bits; backends/reference.py's tree_sum is the specification.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 #include "lanes.h"
 
@@ -10,13 +12,27 @@ namespace {
 
 constexpr int kSumLanes = 64;
 
-// The lanes of a block are added by halves: k and k + 32, k + 16, ...
-template <class T>
-LANGEVIN_INLINE T add_lanes(typename Register<T>::V* lanes) {
-#pragma GCC unroll 8
-  for (int h = kSumLanes / Register<T>::lanes / 2; h; h /= 2)
-    for (int k = 0; k < h; ++k) lanes[k] += lanes[k + h];
-  return Register<T>::tree_sum(lanes[0]);
+// body(0) to body(N - 1). Few enough are given their number as a type: an array that is indexed so
+// lives in registers.
+template <int N, class Body>
+LANGEVIN_INLINE void unrolled(const Body& body) {
+  if constexpr (N > 8) {
+    for (int k = 0; k < N; ++k) body(k);
+  } else {
+    if constexpr (N > 1) unrolled<N - 1>(body);
+    body(std::integral_constant<int, N - 1>());
+  }
+}
+
+// N registers' lanes are added by halves: k and k + 32, k + 16, ...
+template <class T, int N, class V>
+LANGEVIN_INLINE T add_lanes(V* lanes) {
+  if constexpr (N == 1) {
+    return Register<T>::tree_sum(lanes[0]);
+  } else {
+    unrolled<N / 2>([&](auto k) __attribute__((always_inline)) { lanes[k] += lanes[k + N / 2]; });
+    return add_lanes<T, N / 2>(lanes);
+  }
 }
 
 // Lane k of 64 adds elements k, k + 64, ... of a block in order. The same tree on every
@@ -27,17 +43,20 @@ LANGEVIN_INLINE T block_sum(int64_t n, Term term) {
   using R = Register<T>;
   using V = typename R::V;
   constexpr int N = R::lanes, registers = kSumLanes / N;
-  V lanes[registers] = {};
+  V lanes[registers];
+  unrolled<registers>([&](auto k) __attribute__((always_inline)) { lanes[k] = V{}; });
   int64_t j = 0;
   for (; j + kSumLanes <= n; j += kSumLanes)
-#pragma GCC unroll 16
-    for (int k = 0; k < registers; ++k) lanes[k] += term(j + k * N, int64_t{N});
-  for (int k = 0; j < n; ++k, j += N)
-    if (j + N <= n)
-      lanes[k] += term(j, int64_t{N});
-    else
-      lanes[k] += R::first(n - j) ? term(j, n - j) : V{};
-  return add_lanes<T>(lanes);
+    unrolled<registers>(
+        [&](auto k) __attribute__((always_inline)) { lanes[k] += term(j + k * N, int64_t{N}); });
+  unrolled<registers>([&](auto k) __attribute__((always_inline)) {
+    const int64_t at = j + k * N, left = n - at;
+    if (left >= N)
+      lanes[k] += term(at, int64_t{N});
+    else if (left > 0)
+      lanes[k] += R::first(left) ? term(at, left) : V{};
+  });
+  return add_lanes<T, registers>(lanes);
 }
 
 template <class T, class G>

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kTileRows = kTile / 2;
 // With fewer columns than this a tile is transposed to be summed.
-constexpr int64_t kTransposed = 8;
+constexpr int64_t kTransposed = W == 16 ? 16 : 32;
 
 // Sums of rows of Cols = 2^m elements that lie one after another in Cols registers. Evens and odds
 // are what block_sum's tree adds last, so the bits are the same.
@@ -77,8 +77,8 @@ void sum_rows(const G* g, int64_t cols, int64_t rows, T* columns, T* sums) {
       });
     return;
   }
-  // Few and awkward columns: transpose, then the tree of block_sum, column k taking column k + 4,
-  // then k + 2, then k + 1.
+  // Few and awkward columns: transpose, then the tree of block_sum, column k taking column k + 16,
+  // then k + 8, ...
   for (int64_t k = 0; k < cols; ++k)
     for (r = 0; r < rows; ++r)
       columns[k * rows + r] = Term()(static_cast<T>(widen(g[r * cols + k])));
@@ -98,20 +98,21 @@ void take(const Coefficient& c, int64_t base, int64_t rows, T* out) {
 }
 
 // Row values to element values. A store may spill into the next rows, which are written after it,
-// and by less than a register beyond the last.
+// and by less than two registers beyond the last.
 template <class T>
 void spread(const T* row, int64_t cols, int64_t rows, T* element) {
   using V = typename Register<T>::V;
   typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
   if (cols == 1) {
     memcpy(element, row, rows * sizeof(T));
-  } else if (cols == 2 && sizeof(T) == sizeof(float)) {
-    for (int64_t r = 0; r < rows; r += W) {
-      F v, low, high;
-      load((const float*)row + r, v);
-      Lanes::interleave(v, v, low, high);
-      store((float*)element + 2 * r, low);
-      store((float*)element + 2 * r + W, high);
+  } else if (cols == 2) {
+    constexpr int N = Register<T>::lanes;
+    for (int64_t r = 0; r < rows; r += N) {
+      V v, low, high;
+      load(row + r, v);
+      Register<T>::interleave(v, v, low, high);
+      store(element + 2 * r, low);
+      store(element + 2 * r + N, high);
     }
   } else if (cols <= 8) {
     for (int64_t r = 0; r < rows; ++r)

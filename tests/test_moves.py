@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from langevin_ext import StepStats, backends, philox
-from langevin_ext._types import KineticSpec, Position, StepSpec
+from langevin_ext._types import AcceptSpec, Decision, KineticSpec, Point, Position, StepSpec
 from langevin_ext.backends import reference
 
 from .conftest import DEVICE, assert_same_bits, native, normals
@@ -336,3 +336,276 @@ def test_a_pass_over_any_shape(shape: tuple[int, ...], engine: Any) -> None:
 def test_a_pass_over_no_chains(kernels: Any) -> None:
     x = torch.zeros(0, 3)
     passed(kernels, x, x.clone(), x.clone(), EVERYTHING)
+
+
+# ---- accept or reject ---------------------------------------------------------------------------
+
+DRIFT, DIFFUSION = 0.05, 0.3
+CLIPPED = "clipped", "a bound per chain", "everything per chain, clipped"
+LAWS = ("number", "given", "a value per chain", *CLIPPED)
+
+
+def points(rows: int, cols: int, dtype: torch.dtype) -> tuple[Point, Point]:
+    """Chains and proposals whose ratios are near 1; half of the gradients have norms above 1."""
+    scale = (0.3 * normals(rows, 1, seed=9, dtype=torch.float64)).exp() / math.sqrt(max(cols, 1))
+    x, g, xi, change = (normals(rows, cols, seed=k, dtype=torch.float64) for k in range(4))
+    g = g * scale
+    y = x - DRIFT * g + DIFFUSION * xi
+    energies = (normals(rows, seed=k, dtype=torch.float64) for k in (4, 5))
+    (e, e_y), g_y = energies, -g + change * scale / math.sqrt(max(cols, 1))
+    at, there = (Point(*(t.to(dtype) for t in p)) for p in ((x, g, e), (y, g_y, e_y)))
+    return at, there
+
+
+def accept_spec(name: str, rows: int, dtype: torch.dtype) -> AcceptSpec:
+    number = AcceptSpec(DRIFT, DIFFUSION, INF, None, POSITION)
+    drift, diffusion, bound = (per_chain(rows, 0.5 * v, v, dtype) for v in (0.1, 0.4, 2.0))
+    every_other = bound.where(torch.arange(rows) % 2 > 0, INF)
+    return {
+        "number": number,
+        "given": number._replace(log_ratio=normals(rows, seed=6, dtype=torch.float64)),
+        "a value per chain": number._replace(drift=drift, diffusion=diffusion),
+        "clipped": number._replace(max_grad_norm=1.0),
+        "a bound per chain": number._replace(max_grad_norm=every_other),
+        "everything per chain, clipped": AcceptSpec(drift, diffusion, bound, None, POSITION),
+    }[name]
+
+
+def decided(engine: Any, at: Point, there: Point, spec: AcceptSpec) -> tuple[Point, Decision]:
+    """Where copies of the chains are after the decision, and the decision; proposals unharmed."""
+    at, before = Point(*(t.clone() for t in at)), Point(*(t.clone() for t in there))
+    rows = at.x.shape[0]
+    decision = Decision(torch.full((rows,), 7.0, dtype=torch.float64), torch.ones(rows) > 0)
+    engine.accept_(at, there, spec, decision)
+    for a, b in zip(there, before, strict=True):
+        assert_same_bits(a, b, "proposal")
+    return at, decision
+
+
+def assert_selected(got: Point, old: Point, new: Point, accepted: Tensor, what: object) -> None:
+    """Every accepted chain is its proposal, every other as it was, to the bit."""
+    for name, a, b, c in zip(Point._fields, got, old, new, strict=True):
+        moves = accepted.view(-1, *[1] * (a.dim() - 1))
+        assert_same_bits(a, torch.where(moves, c, b), (what, name))
+
+
+@functools.cache
+def expected_decision(shape: tuple[int, int], name: str, dtype: torch.dtype) -> Decision:
+    spec = accept_spec(name, shape[0], dtype)
+    return decided(reference, *points(*shape, dtype), spec)[1]
+
+
+def assert_decides_as_the_reference(
+    kernels: Any, shape: tuple[int, int], name: str, dtype: torch.dtype
+) -> None:
+    """The reference's bits; where it takes logarithms of scales, its value within 1e-12."""
+    at, there = points(*shape, dtype)
+    want, what = expected_decision(shape, name, dtype), (name, shape, dtype)
+    got, decision = decided(kernels, at, there, accept_spec(name, shape[0], dtype))
+    if name in CLIPPED:  # relative to the logarithms of the scales, of which each is a coordinate's
+        bound = 1e-12 * want.log_ratio.abs() + 4e-15 * shape[1]
+        assert ((decision.log_ratio - want.log_ratio).abs() <= bound).all(), what
+    else:
+        assert_same_bits(decision.log_ratio, want.log_ratio, what)
+    assert_same_bits(decision.accepted, want.accepted, what)
+    assert_selected(got, at, there, want.accepted, what)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_shape_is_decided_as_by_the_reference(shape: tuple[int, int], kernels: Any) -> None:
+    names = "number", "given", "clipped"
+    for name, dtype, threads in itertools.product(names, DTYPES, threads_for(shape)):
+        torch.set_num_threads(threads)
+        assert_decides_as_the_reference(kernels, shape, name, dtype)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_every_law_is_decided_as_by_the_reference(name: str, kernels: Any) -> None:
+    for shape, dtype in itertools.product((*EACH_PATH, (1000, 1), (600, 2), (90, 10)), DTYPES):
+        assert_decides_as_the_reference(kernels, shape, name, dtype)
+
+
+def test_about_half_of_the_proposals_are_accepted() -> None:
+    """So that the comparisons above say something of both."""
+    for shape, name in itertools.product([(130, 2), (90, 10), (40, 5)], LAWS):
+        accepted = expected_decision(shape, name, torch.float32).accepted.double().mean()
+        assert 0.2 < accepted < 0.8, (shape, name)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_decision_is_its_equation(name: str, engine: Any) -> None:
+    """The ratio of normal densities within 1e-11, and the uniform number's verdict on it."""
+    for rows, cols in ((60, 1), (60, 3), (20, 70)):
+        at, there = points(rows, cols, torch.float64)
+        spec = accept_spec(name, rows, torch.float64)
+        a, s, b = (torch.as_tensor(c, dtype=torch.float64).expand(rows)[:, None] for c in spec[:3])
+
+        def log_density(
+            to: Tensor, start: Tensor, g: Tensor, a: Tensor = a, s: Tensor = s, b: Tensor = b
+        ) -> Tensor:
+            gamma = (b / g.norm(dim=1, keepdim=True)).clamp(max=1)
+            scale = (s * gamma.sqrt()).expand_as(to)
+            return torch.distributions.Normal(start - a * gamma * g, scale).log_prob(to).sum(1)
+
+        ratio = spec.log_ratio
+        if ratio is None:
+            ratio = log_density(at.x, there.x, there.grad) - log_density(there.x, at.x, at.grad)
+        want = at.energy - there.energy + ratio
+        got, decision = decided(engine, at, there, spec)
+        torch.testing.assert_close(decision.log_ratio, want, rtol=1e-11, atol=1e-11)
+        uniform = torch.empty(rows, 1)
+        engine.uniform_(uniform, POSITION)
+        log_uniform = uniform[:, 0].double().log()
+        clear = (log_uniform - want).abs() > 1e-6
+        assert clear.double().mean() > 0.9
+        assert torch.equal(decision.accepted[clear], (log_uniform <= want)[clear])
+        assert_selected(got, at, there, decision.accepted, (rows, cols))
+
+
+def test_a_ratio_of_scales_is_accurate(engine: Any) -> None:
+    """What does not move has the ratio of the scales alone, whatever their size: 2 roundings."""
+    exponents = torch.linspace(-80, 80, 400, dtype=torch.float64)
+    norms, others = 10.0**exponents, 10.0 ** exponents.flip(0).roll(7) * 1.7
+    nowhere, energy = (
+        torch.zeros(400, 1, dtype=torch.float64),
+        torch.zeros(400, dtype=torch.float64),
+    )
+    at, there = (Point(nowhere, n[:, None], energy) for n in (norms, others))
+    spec = AcceptSpec(0.0, 3.0, 1e-80, None, POSITION)
+    _, decision = decided(engine, at, there, spec)
+    want = [(math.log(n) - math.log(m)) / 2 for n, m in zip(others, norms, strict=True)]
+    torch.testing.assert_close(
+        decision.log_ratio, torch.tensor(want, dtype=torch.float64), rtol=0, atol=3e-13
+    )
+
+
+WRONG = {  # where, what -> the log of the ratio
+    "proposal": ("there.x", math.nan, -INF),
+    "proposal too far": ("there.x", INF, -INF),
+    "gradient there": ("there.grad", math.nan, -INF),
+    "infinite gradient there": ("there.grad", -INF, -INF),
+    "energy there": ("there.energy", math.nan, -INF),
+    "infinite energy there": ("there.energy", INF, -INF),
+    "energy there without bound": ("there.energy", -INF, -INF),
+    "state": ("at.x", math.nan, -INF),
+    "gradient": ("at.grad", math.nan, -INF),
+    "energy": ("at.energy", math.nan, math.nan),
+    "infinite energy": ("at.energy", INF, INF),
+    "ratio": ("ratio", math.nan, -INF),
+    "infinite ratio": ("ratio", INF, -INF),
+    "impossible ratio": ("ratio", -INF, -INF),
+}
+LOOKED_AT = [
+    (wrong, name)
+    for wrong, name in itertools.product(WRONG, ("number", "given", "clipped"))
+    if "energy" in wrong or ("ratio" in wrong) == (name == "given")
+]
+"""A state or gradient is not looked at where the ratio is given."""
+
+
+@pytest.mark.parametrize(("wrong", "name"), LOOKED_AT)
+def test_a_bad_proposal_is_rejected_alone(wrong: str, name: str, engine: Any) -> None:
+    """It leaves its chain as it was; the other chains are those of a clean run to the bit."""
+    where, value, want = WRONG[wrong]
+    of, _, field = where.partition(".")
+    for (rows, cols), dtype in itertools.product((*EACH_PATH, (90, 10)), DTYPES):
+        at, there = points(rows, cols, dtype)
+        spec = accept_spec(name, rows, dtype)
+        clean, _ = decided(engine, at, there, spec)
+        bad, others = rows // 2, torch.arange(rows) != rows // 2
+        if of == "ratio":
+            assert spec.log_ratio is not None
+            spec.log_ratio[bad] = value
+        else:
+            getattr({"at": at, "there": there}[of], field)[bad].view(-1)[-1] = value
+        got, decision = decided(engine, at, there, spec)
+        assert_same_numbers(decision.log_ratio[bad], torch.tensor(want, dtype=torch.float64))
+        assert decision.accepted[bad] == (want == INF)
+        assert_selected(got, at, there, decision.accepted, (rows, cols))
+        for a, b in zip(got, clean, strict=True):
+            assert_same_bits(a[others], b[others], (rows, cols))
+
+
+def test_a_scale_that_is_no_scale_is_rejected(engine: Any) -> None:
+    """NaN, infinite or 0 in a tensor, or a square beyond float64: no law, no move."""
+    at, there = points(6, 3, torch.float64)
+    diffusion = torch.tensor([math.nan, INF, 0.0, -0.3, 1e-170, 0.3], dtype=torch.float64)
+    for bound in (INF, 0.01):
+        spec = AcceptSpec(DRIFT, diffusion, bound, None, POSITION)
+        _, decision = decided(engine, at, there, spec)
+        assert decision.log_ratio[:5].tolist() == [-INF] * 5, bound
+        assert not decision.accepted[:5].any()
+        assert decision.log_ratio[5].isfinite()
+
+
+def test_an_accepted_chain_has_the_bits_of_its_proposal(engine: Any) -> None:
+    """Signs of zeros and payloads of NaNs in the gradient too, where the ratio is given."""
+    for rows, cols in ((700, 2), (40, 5), (5, 784)):
+        at, there = points(rows, cols, torch.float32)
+        there.grad.view(torch.int32)[:, 0] = torch.tensor(0x7FC01234, dtype=torch.int32)
+        at.x[:, -1] = -0.0
+        spec = accept_spec("given", rows, torch.float32)
+        for sign, moves in ((100.0, True), (-100.0, False)):
+            given = torch.full((rows,), sign, dtype=torch.float64)
+            got, decision = decided(engine, at, there, spec._replace(log_ratio=given))
+            assert (decision.accepted == moves).all()
+            for a, b in zip(got, there if moves else at, strict=True):
+                assert_same_bits(a, b)
+
+
+def test_what_a_decision_reads_may_be_what_it_writes(engine: Any) -> None:
+    """Step sizes in the state, a ratio where the ratio goes, proposals in the chains' memory."""
+    rows, cols = 600, 3
+    at, there = points(rows, cols, torch.float32)
+    spec = accept_spec("given", rows, torch.float32)
+    assert spec.log_ratio is not None
+    want, decision = decided(engine, at, there, spec)
+    memory, ratio = Point(*(t.clone() for t in at)), spec.log_ratio.clone()
+    accepted = torch.zeros(rows) > 0
+    engine.accept_(memory, there, spec._replace(log_ratio=ratio), Decision(ratio, accepted))
+    for a, b in zip((*memory, ratio, accepted), (*want, *decision), strict=True):
+        assert_same_bits(a, b)
+
+    scale = (1.0 + torch.rand(rows, cols)) / 3
+    at = at._replace(x=scale)
+    spec = AcceptSpec(DRIFT, scale.view(-1)[:rows].clone(), INF, None, POSITION)
+    want, decision = decided(engine, at, there, spec)
+    memory = Point(*(t.clone() for t in at))
+    again = Decision(torch.empty(rows, dtype=torch.float64), torch.zeros(rows) > 0)
+    engine.accept_(memory, there, spec._replace(diffusion=memory.x.view(-1)[:rows]), again)
+    for a, b in zip((*memory, *again), (*want, *decision), strict=True):
+        assert_same_bits(a, b)
+
+    shared = normals((rows + 5) * cols)
+    at = at._replace(x=shared[: rows * cols].view(rows, cols))
+    there = there._replace(x=shared[5 * cols :].view(rows, cols))
+    want, _ = decided(
+        engine, at, Point(*(t.clone() for t in there)), accept_spec("number", rows, torch.float32)
+    )
+    engine.accept_(at, there, accept_spec("number", rows, torch.float32), again)
+    assert_same_bits(at.x, want.x)
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (50,), (20, 3, 4)], ids=str)
+def test_a_decision_over_any_shape(shape: tuple[int, ...], engine: Any) -> None:
+    """No coordinates, one axis, many: those of (B, D)."""
+    rows, cols = shape[0], math.prod(shape[1:])
+    at, there = points(rows, cols, torch.float32)
+    for name in LAWS:
+        spec = accept_spec(name, rows, torch.float32)
+        want, decision = decided(engine, at, there, spec)
+        shaped = [Point(p.x.view(shape), p.grad.view(shape), p.energy) for p in (at, there)]
+        got, again = decided(engine, shaped[0], shaped[1], spec)
+        for a, b in zip((*got, *again), (*want, *decision), strict=True):
+            assert_same_bits(a.view(b.shape), b, name)
+        if cols == 0:
+            energies = (at.energy.double() - there.energy.double()) + (
+                spec.log_ratio if spec.log_ratio is not None else 0.0
+            )
+            assert_same_bits(decision.log_ratio, energies)
+
+
+def test_a_decision_over_no_chains(kernels: Any) -> None:
+    at, there = points(0, 3, torch.float32)
+    for name in LAWS:
+        decided(kernels, at, there, accept_spec(name, 0, torch.float32))

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader reports its absence
-from .._types import NOWHERE, Coefficient, KineticSpec, Position, StepSpec, StepStats
+from .._types import (
+    NOWHERE,
+    AcceptSpec,
+    Coefficient,
+    Decision,
+    KineticSpec,
+    Point,
+    Position,
+    StepSpec,
+    StepStats,
+)
 from ._memory import apart, gradient_apart
 
 isas: tuple[str, ...] = _C.isas
@@ -89,6 +99,28 @@ def step_(
         *((0, 0, 0) if stats is None else [s.data_ptr() for s in stats]),
         torch.get_num_threads(),
     )
+
+
+def accept_(at: Point, proposal: Point, accept: AcceptSpec, decision: Decision) -> None:
+    """Move each chain ``at`` some point to its proposal, or leave it, in place."""
+    x, (drift, diffusion, bound, log_ratio, position) = at.x, accept
+    rows = x.shape[0]
+    done = _C.accept(
+        x.dtype == torch.float64,
+        *[t.data_ptr() for t in (*at, *proposal)],
+        rows,
+        x.numel() // rows if rows else 0,
+        _number_or_address(drift),
+        _number_or_address(diffusion),
+        _number_or_address(bound),
+        0 if log_ratio is None else log_ratio.data_ptr(),
+        *position.on_host()[:4],
+        decision.log_ratio.data_ptr(),
+        decision.accepted.data_ptr(),
+        torch.get_num_threads(),
+    )
+    if not done:  # something read shares memory with something written
+        accept_(at, Point(*map(_copy, proposal)), AcceptSpec(*map(_copy, accept)), decision)
 
 
 def kinetic_(
