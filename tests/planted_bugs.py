@@ -489,8 +489,8 @@ BUGS = (
     Bug(
         "the padding of a sum is added",
         "csrc/sums_cpu.h",
-        "lanes[k] += R::first(n - j) ? term(j, n - j) : V{};",
-        "lanes[k] += term(j, n - j);",
+        "lanes[k] += R::first(left) ? term(at, left) : V{};",
+        "lanes[k] += term(at, left);",
         "tests/test_step.py::test_every_shape_has_the_bits_of_the_reference",
     ),
     Bug(
@@ -1017,5 +1017,77 @@ BUGS = (
         "noise_std=number, **options)",
         "**options)",
         "tests/test_known_answers.py::test_a_decoupled_step_has_a_temperature_of_its_own",
+    ),
+    # ---- passes over velocities ----
+    Bug(
+        "the energy after the noise is that at the end",
+        "langevin_ext/backends/reference.py",
+        "zip(energies, (refreshed, v), strict=True)",
+        "zip(energies, (v, v), strict=True)",
+        "tests/test_moves.py::test_a_pass_is_its_equation",
+    ),
+    Bug(
+        "the kernels forget the velocities after the noise",
+        "csrc/kinetic_cpu.cpp",
+        "remembers = s.energies && does[kSecondKick];",
+        "remembers = false;",
+        "tests/test_moves.py::test_every_pass_has_the_bits_of_the_reference",
+    ),
+    Bug(
+        "the padding of a row counts as kicked",
+        "csrc/kinetic_cpu.cpp",
+        "  chunk.clear_beyond(velocity);  // again: 0 times infinity is not 0\n",
+        "",
+        "tests/test_moves.py::test_a_bad_chain_of_a_pass_is_alone",
+    ),
+    Bug(
+        "a velocity is forgotten by a product with 0",
+        "csrc/kinetic_cpu.cpp",
+        "work.does[kKeep] ? c(kKeep, i) * velocity[i] : V{};",
+        "c(kKeep, i) * velocity[i];",
+        "tests/test_moves.py::test_forgetting_forgets_what_is_not_finite",
+    ),
+    Bug(
+        "a step size in the state is read after it has changed in a pass",
+        "csrc/bindings.cpp",
+        "if (r.meets(w)) return false;",
+        "if (r.meets(w)) return true;",
+        "tests/test_moves.py::test_coefficients_of_a_pass_may_be_what_it_writes",
+    ),
+    # ---- accept or reject ----
+    Bug(
+        "the way back is that of the same gradient",
+        "langevin_ext/backends/reference.py",
+        "(a, d), (a_y, d_y) = law(grad), law(grad_y)",
+        "(a, d), (a_y, d_y) = law(grad), law(grad)",
+        "tests/test_moves.py::test_a_decision_is_its_equation",
+    ),
+    Bug(
+        "the ratio forgets the scales",
+        "csrc/accept_cpu.cpp",
+        "static_cast<double>(s.cols) * t.laws.log_scales[varies ? r : 0];",
+        "t.laws.log_scales[varies ? r : 0];",
+        "tests/test_moves.py::test_every_law_is_decided_as_by_the_reference",
+    ),
+    Bug(
+        "the rows of a second window take the first one's uniform numbers",
+        "csrc/accept_cpu.cpp",
+        "t.log_uniforms + (base - drawn), t);",
+        "t.log_uniforms, t);",
+        "tests/test_moves.py::test_every_shape_is_decided_as_by_the_reference",
+    ),
+    Bug(
+        "an accepted chain keeps its gradient",
+        "csrc/accept_cpu.cpp",
+        "      memcpy(p.g, p.gy, s.cols * sizeof(T));\n",
+        "",
+        "tests/test_moves.py::test_every_shape_is_decided_as_by_the_reference",
+    ),
+    Bug(
+        "an infinite energy is a reason to move",
+        "csrc/accept_cpu.cpp",
+        "    total = energy_y - energy_y == 0.0 ? total : never;\n",
+        "",
+        "tests/test_moves.py::test_a_bad_proposal_is_rejected_alone",
     ),
 )
