@@ -30,14 +30,21 @@ def test_the_five_lines_sample() -> None:
     assert not torch.equal(names["samples"].x, names["x0"])
 
 
+def test_the_rules_have_diagnostics(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"lx": lx}
+    exec(blocks()[1], names)
+    assert abs(float(names["samples"].stats.acceptance.mean()) - 0.574) < 0.05
+    assert "rhat" in capsys.readouterr().out
+
+
 def test_the_step_is_equivalent_to_the_lines_beside_it() -> None:
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     grad = 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     grad[:32] *= 10  # norms of about 1.4 and 14: on either side of the clip, nearly
     fused: dict[str, Any] = {"lx": lx, "x": x.clone(), "grad": grad}
-    exec(blocks()[1], fused)
+    exec(blocks()[2], fused)
     lines: dict[str, Any] = {"torch": torch, "x": x.clone(), "grad": grad, "noise": lx.Noise(0)}
-    exec(blocks()[2], lines)
+    exec(blocks()[3], lines)
     torch.testing.assert_close(fused["x"], lines["x"], atol=1e-6, rtol=1e-5)
     assert fused["noise"].step == lines["noise"].step == 1
     assert (fused["x"] - x).abs().max() > 0.01
@@ -68,10 +75,41 @@ def test_a_gpus_table_shows_shares_of_the_measured_copy(monkeypatch: pytest.Monk
     assert (cells["tuned"], cells["µs"]) == ("4.50", "20.0")
 
 
-def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def run_example(name: str, out: Path, **smaller: Any) -> None:
+    """An example's picture, with fewer chains or steps than a person would take."""
     pytest.importorskip("matplotlib", reason="the trainers' extra is not installed")
-    runpy.run_path(str(ROOT / "python/examples/quickstart.py"))["main"](str(tmp_path / "x.png"))
-    assert (tmp_path / "x.png").stat().st_size > 10_000
+    main = runpy.run_path(str(ROOT / "python/examples" / f"{name}.py"))["main"]
+    main.__globals__.update(smaller)
+    main(str(out))
+    assert out.stat().st_size > 10_000
+
+
+def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_example("quickstart", tmp_path / "x.png")
     means = re.findall(r"mean \[(-?[\d.]+)", capsys.readouterr().out)
     assert len(means) == 2
     assert all(abs(float(m)) < 0.05 for m in means), "the banana is symmetric"
+
+
+def test_example_of_the_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MALA and HMC get the mean square radius of both targets, within 5 standard errors."""
+    run_example("rules", tmp_path / "x.png", CHAINS=1000)
+    out = capsys.readouterr().out
+    radii = re.findall(r"(\w+): [\d.]+ s; \|x\|\^2 = ([\d.]+)", out)
+    truth = re.findall(r"truth: \|x\|\^2 = ([\d.]+), deviation ([\d.]+)", out)
+    assert len(radii) == 10
+    for i, (rule, radius) in enumerate(radii):
+        mean, deviation = map(float, truth[i // 5])
+        if rule in ("MALA", "HMC"):
+            assert abs(float(radius) - mean) < 5 * deviation / 1000**0.5, (i, rule)
+
+
+def test_example_of_the_bias(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From draws of the target metropolis keeps it, and AniLA as written leaves it."""
+    run_example("anila_bias", tmp_path / "x.png", CHAINS=4000, STEPS=800)
+    shares = re.findall(r"(.+): ([\d.]+)%", capsys.readouterr().out)
+    share = {name: float(number) / 100 for name, number in shares}
+    error = 5 * (0.25 / 4000) ** 0.5
+    assert abs(share["metropolis"] - share["the target"]) < error
+    assert share["as written"] > share["the target"] + error
+    assert share["AniLA's law"] == pytest.approx(0.613, abs=0.001)
