@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from scipy import special, stats
 from torch import Tensor
 
-from langevin_ext import Langevin, Noise, Purpose, sample
+from langevin_ext import MALA, Langevin, Noise, Purpose, sample
+from langevin_ext.energies import EightGaussians
 from langevin_ext.testing import Checks
 
 from .conftest import chains
@@ -134,3 +136,41 @@ def test_chains_in_a_latent_space(rule: Langevin, variance: float, seed: int) ->
     checks.gaussian(z[:, 0], 0.4, variance, what="z")
     checks.gaussian(x[:, 0], 0.8, 4 * variance, what="x")
     assert all(p.grad is None for p in energy.parameters())
+
+
+def test_eight_gaussians(seed: int) -> None:
+    """E |x|^2 = R^2 + 2 s^2 = 1.045, every mode an eighth, entropy 1.0932 nats (1.1231, that of a
+    mode and log 8, if none overlapped): by long chains of an exact rule that start in one mode."""
+    s, n = 0.15, chains(3000)
+    energy = EightGaussians()
+    start = torch.tensor([[1.0, 0.0]]).repeat(n, 1)
+    # E x_1 falls by 0.99 a step: 2500 of them leave 1e-10 of the start.
+    x = sample(energy, start, MALA(0.15), 2500, seed=1000 + seed).x.double()
+    u = energy(x)
+    # |x|^2 has the same law around each of the modes.
+    square = x.square().sum(1)
+    checks = Checks(12)
+    law = stats.ncx2(2, 1 / s**2, scale=s**2)
+    assert law.mean() == pytest.approx(1.045)
+    checks.law(square, law.cdf)
+    checks.mean(square, 1.045, law.var(), skewness=float(law.stats("s")))
+    turn = torch.atan2(x[:, 1], x[:, 0]) / (math.pi / 4)
+    mode = turn.round().long() % 8
+    for k in range(8):
+        checks.probability((mode == k).sum(), n, 1 / 8, what=("mode", k))
+    # The density by itself, on a grid.
+    side = np.linspace(-2.2, 2.2, 441)
+    angles = np.arange(8) * math.pi / 4
+    at = np.stack(np.meshgrid(side, side), -1)[..., None, :]
+    squares = ((at - np.stack([np.cos(angles), np.sin(angles)], -1)) ** 2).sum(-1)
+    log_p = special.logsumexp(-squares / (2 * s * s), axis=-1) - math.log(16 * math.pi * s * s)
+    p = np.exp(log_p) * (side[1] - side[0]) ** 2
+    entropy, second, third = (float((p * (-log_p) ** k).sum()) for k in (1, 2, 3))
+    assert p.sum() == pytest.approx(1, abs=1e-9)
+    assert entropy == pytest.approx(1.0932, abs=5e-5)
+    apart = math.log(8) + math.log(2 * math.pi * math.e * s * s)
+    assert apart == pytest.approx(1.1231, abs=5e-5)
+    spread = second - entropy**2
+    skewness = (third - 3 * entropy * second + 2 * entropy**3) / spread**1.5
+    checks.mean(u, entropy, spread, skewness=skewness, what="entropy")
+    checks.independent_chains(square)
