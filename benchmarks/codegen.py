@@ -28,19 +28,18 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from langevin_ext._types import Position, StepSpec, StepStats
+from langevin_ext._types import Position
 from langevin_ext.backends import triton as backend
+from variants import ACCEPTS, DRAWS, PASSES, PLACE, QUICK, STEPS, VARIANTS, Variant
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "codegen.csv"
 DOCUMENT = ROOT / "docs" / "KERNELS.md"
 BEGIN, END = "<!-- codegen:begin -->", "<!-- codegen:end -->"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-KERNELS = (
-    backend.kernels.partial_sums,
-    backend.kernels.step_tile,
-    backend.kernels.draw_tile,
-)
+KERNELS = tuple(k for k in vars(backend.kernels).values() if hasattr(k, "device_caches"))
+WITH_LOGARITHM = "accept_tile", "decide_rows"
+"""CUDA's own, of float64; what it fuses and flushes on the way is no business of ours."""
 
 
 # ---- the stub -----------------------------------------------------------------------------------
@@ -98,98 +97,6 @@ def compiled_by(launch: Callable[[], None], arch: int = 90) -> Iterator[tuple[st
                 yield kernel.__name__, compiled
 
 
-# ---- what is compiled ---------------------------------------------------------------------------
-
-PLACE = Position(3, 5, 0, 7)
-CLIPPED: dict[str, Any] = {"max_grad_norm": 1.0, "low": -1.0, "high": 1.0}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A step, or a draw, whose kernels are worth a row."""
-
-    name: str
-    cols: int
-    dtype: torch.dtype = torch.float32
-    grad: torch.dtype | None = None
-    stats: bool = False
-    approximate: bool = False
-    options: tuple[tuple[str, Any], ...] = tuple(CLIPPED.items())
-    law: str | None = None
-
-    def launch(self, chains: int = 4, place: Position = PLACE) -> None:
-        place = place._replace(approximate=self.approximate)
-        x = torch.zeros(chains, self.cols, dtype=self.dtype)
-        if self.law:
-            getattr(backend, self.law)(x, place)
-            return
-        step = {
-            "drift": 0.1,
-            "diffusion": 0.3,
-            "max_grad_norm": float("inf"),
-            "per_coordinate": False,
-            "noise_power": 0.5,
-            "reference_precision": 0.0,
-            "low": float("-inf"),
-            "high": float("inf"),
-            "position": place,
-        } | dict(self.options)
-        for name in ("drift", "diffusion", "max_grad_norm"):
-            if step[name] == "each":
-                step[name] = torch.ones(chains, dtype=self.dtype)
-        stats = StepStats.empty(chains, dtype=self.dtype) if self.stats else None
-        backend.step_(x, x.to(self.grad or self.dtype), StepSpec(**step), stats)
-
-    def bytes_per_element(self, kernel: str) -> int:
-        state = self.dtype.itemsize
-        grad = (self.grad or self.dtype).itemsize
-        return {"step_tile": 2 * state + grad, "partial_sums": grad, "draw_tile": 4}[kernel]
-
-
-def _with(**options: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple(options.items())
-
-
-LENGTHS = 1, 2, 3, 4, 10, 64, 100, 128, 256, 784, 1000, 1024, 3072, 4096, 12288, 16384, 150528
-BFLOAT, DOUBLE = torch.bfloat16, torch.float64
-VARIANTS = (
-    *(Variant("clipped, clamped", cols) for cols in LENGTHS),
-    *(Variant("clipped, clamped", cols, approximate=True) for cols in LENGTHS),
-    Variant("clipped, clamped", 1023),
-    Variant("no clip, no clamp", 3072, options=()),
-    Variant("clipped, clamped, with statistics", 3072, stats=True),
-    Variant("clipped, clamped, with statistics", 64, stats=True),
-    Variant("per coordinate", 3072, options=_with(per_coordinate=True, **CLIPPED)),
-    Variant(
-        "everything, a value per chain", 3072, stats=True,
-        options=_with(
-            drift="each", diffusion="each", max_grad_norm="each", reference_precision=0.5,
-            low=-1.0, high=1.0,
-        ),
-    ),
-    *(
-        Variant("clipped, clamped, bfloat16 gradient", n, grad=BFLOAT)
-        for n in (64, 784, 3072, 4096)
-    ),
-    *(
-        Variant("clipped, clamped, bfloat16 gradient", n, grad=BFLOAT, approximate=True)
-        for n in (3072, 4096)
-    ),
-    *(Variant("clipped, clamped, float64", n, dtype=DOUBLE) for n in (64, 3072, 8192, 150528)),
-    *(Variant("normal_", n, law="normal_") for n in (2, 64, 3072)),
-    *(Variant("uniform_", n, law="uniform_") for n in (2, 64, 3072)),
-)  # fmt: skip
-QUICK = tuple(
-    v
-    for v in VARIANTS
-    if (v.name == "clipped, clamped" and v.cols in (2, 64, 784, 3072, 16384, 150528))
-    or (v.cols == 3072 and v.dtype == torch.float32 and not v.approximate and not v.law)
-    or (v.cols == 3072 and v.law == "normal_")
-    or (v.cols == 8192)
-)
-"""What the ordinary tests compile: every kernel, every option, each way to cut a row."""
-
-
 # ---- what came out ------------------------------------------------------------------------------
 
 # The H200's clock and multiprocessors, and a copy's bandwidth as a stand-in for what it reaches.
@@ -217,7 +124,7 @@ class Row:
     noise: str
     arch: int
     chains: int
-    """Of one tile; so is the next."""
+    """Of one program; so is the next, but where that is a whole chain's sums."""
     block: int
     warps: int
     registers: int
@@ -231,6 +138,7 @@ class Row:
     instructions: int
     """That a thread executes where no square root or quotient needs its slow path."""
     per_element: float
+    """0 if there are a few for each chain; so are the next, and `busy`."""
     bytes_per_element: int
     pipe: str
     """The busiest; and its time as a share of memory's."""
@@ -241,6 +149,8 @@ class Row:
     """Whether the compiler may contract a * b + c; and whether it did, or flushed, in the PTX."""
     contracted: bool
     flushed: bool
+    guarded: bool
+    """Whether a barrier parts all reading of a chain's energy from the first writing."""
     triton: str
 
 
@@ -268,12 +178,14 @@ def executed(sass: str) -> list[str]:
     return opcodes
 
 
-def _widths(opcodes: list[str], kind: str) -> str:
-    def width(opcode: str) -> int:
-        found = re.search(r"\.U?(128|64|16|8)\b", opcode)
-        return int(found[1]) if found else 32
+def _width(opcode: str) -> int:
+    """Of an access, in bits."""
+    found = re.search(r"\.U?(128|64|16|8)\b", opcode)
+    return int(found[1]) if found else 32
 
-    counts = Counter(width(o) for o in opcodes if o.startswith(kind))
+
+def _widths(opcodes: list[str], kind: str) -> str:
+    counts = Counter(_width(o) for o in opcodes if o.startswith(kind))
     return " ".join(f"{bits}x{n}" for bits, n in sorted(counts.items(), reverse=True))
 
 
@@ -296,27 +208,42 @@ def _tool(name: str, cubin: bytes, *options: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def _guarded(opcodes: list[str], bits: int) -> bool:
+    """Whether a barrier parts the first store from every load before it, and no load of such width
+    comes after it."""
+    first = next((i for i, o in enumerate(opcodes) if o.startswith("STG")), 0)
+    since = [o for o in opcodes[:first] if o.startswith(("LDG", "BAR"))]
+    late = [_width(o) for o in opcodes[first:] if o.startswith("LDG")]
+    return bool(since) and since[-1].startswith("BAR") and bits not in late
+
+
 def rows_of(variant: Variant, arch: int) -> Iterator[Row]:
     """A row for each kernel of a variant."""
-    cut = backend.tiling(variant.cols, variant.dtype.itemsize)
-    per_thread = min(variant.cols, cut.block) * cut.rows / (32 * cut.warps)
-    for kernel, compiled in compiled_by(variant.launch, arch):
+    cut = backend.tiling(variant.cols, variant.dtype.itemsize, variant.vectors)
+
+    def launch() -> None:
+        variant.launch(4, PLACE)
+
+    for kernel, compiled in compiled_by(launch, arch):
+        warps = compiled.metadata.num_warps
+        per_thread = min(variant.cols, cut.block) * cut.rows / (32 * warps)
         opcodes = executed(_tool("nvdisasm", compiled.asm["cubin"], "-c"))
         usage = _tool("cuobjdump", compiled.asm["cubin"], "-res-usage")
         used = {k: int(n) for k, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
         busy = _busy(opcodes)
         pipe = max(busy, key=lambda name: busy[name])
-        moved = variant.bytes_per_element(kernel)
-        noise = "approximate" if variant.approximate else "exact"
+        moved = round(variant.elements.get(kernel, 0) * variant.dtype.itemsize)
+        silent = kernel in ("partial_sums", "finish_rows") or variant.name == "uniform_"
+        dtype = "f32" if kernel in WITH_LOGARITHM else "f"
         yield Row(
             name=variant.name,
             cols=variant.cols,
             kernel=kernel,
-            noise="" if kernel == "partial_sums" or variant.law == "uniform_" else noise,
+            noise="" if silent else variant.noise,
             arch=arch,
-            chains=cut.rows,
-            block=cut.block,
-            warps=cut.warps,
+            chains=cut.rows if moved else 1,
+            block=cut.block if moved else variant.cols,
+            warps=warps,
             registers=used["REG"],
             stack=used["STACK"],
             local=used["LOCAL"] + 4 * sum(o.startswith(("LDL", "STL")) for o in opcodes),
@@ -324,40 +251,48 @@ def rows_of(variant: Variant, arch: int) -> Iterator[Row]:
             loads=_widths(opcodes, "LDG"),
             stores=_widths(opcodes, "STG"),
             instructions=len(opcodes),
-            per_element=round(len(opcodes) / per_thread, 1),
+            per_element=round(len(opcodes) / per_thread, 1) if moved else 0.0,
             bytes_per_element=moved,
             pipe=pipe,
-            busy=round(busy[pipe] / per_thread * BYTES_PER_CYCLE / moved, 2),
-            resident=min(65536 // (-(-used["REG"] // 8) * 256 * cut.warps), 64 // cut.warps, 32),
+            busy=round(busy[pipe] / per_thread * BYTES_PER_CYCLE / moved, 2) if moved else 0.0,
+            resident=min(65536 // (-(-used["REG"] // 8) * 256 * warps), 64 // warps, 32),
             fused=bool(compiled.metadata.enable_fp_fusion),
-            contracted="fma.rn.f" in compiled.asm["ptx"],
-            flushed=".ftz" in compiled.asm["ptx"],
+            contracted=f"fma.rn.{dtype}" in compiled.asm["ptx"],
+            flushed=f".ftz.{dtype}" in compiled.asm["ptx"],
+            guarded=_guarded(opcodes, 8 * variant.dtype.itemsize),
             triton=triton.__version__,
         )
 
 
-def compiled_while_advancing() -> int:
-    """How many kernels a step needs as its position, its seed and its chains change."""
-    variant = Variant("clipped, clamped", 64)
+def compiled_while_advancing(variant: Variant) -> int:
+    """How often its kernels are compiled as the position, the seed and the chains change."""
     numbers = 0, 1, 2, 16, 17, 2**31 - 1, 2**31, 2**32 - 1, 2**32
 
     def launches() -> None:
         for n in (*numbers, 2**40):
-            variant.launch(place=Position(3, n, 0, 7))
-            variant.launch(place=Position(n, 5, 0, 7))
+            variant.launch(4, Position(3, n, 0, 7))
+            variant.launch(4, Position(n, 5, 0, 7))
         for n in (*numbers, 2**63, 2**64 - 1):
-            variant.launch(place=Position(n, 5, 0, 7))
+            variant.launch(4, Position(n, 5, 0, 7))
         for n in numbers[:-1]:
-            variant.launch(place=Position(3, 5, 0, n))
+            variant.launch(4, Position(3, 5, 0, n))
         for n in (0, 1, 16, 2**16 - 1):
-            variant.launch(place=Position(3, 5, n, 7))
+            variant.launch(4, Position(3, 5, n, 7))
         for chains in (1, 2, 3, 16, 17, 32):
-            variant.launch(chains)
+            variant.launch(chains, PLACE)
 
-    return len(list(compiled_by(launches)))
+    return max(Counter(kernel for kernel, _ in compiled_by(launches)).values())
 
 
 # ---- the table ----------------------------------------------------------------------------------
+
+
+GROUPS = {
+    "The step": STEPS,
+    "Accept or reject": ACCEPTS,
+    "Passes over positions and velocities": PASSES,
+    "The noise alone": DRAWS,
+}
 
 
 def table(rows: list[Row]) -> str:
@@ -376,20 +311,29 @@ def table(rows: list[Row]) -> str:
         " than 8192 may stay near 60 %."
     )
     titles = (
-        "step", "coordinates", "kernel", "noise", "tile", "warps", "registers", "loads", "stores",
+        "coordinates", "kernel", "noise", "tile", "warps", "registers", "loads", "stores",
         "instructions", "bytes", "resident", "busiest pipe", "busy", "share",
     )  # fmt: skip
-    lines = [head, "", "| " + " | ".join(titles) + " |", "|" + " --- |" * len(titles)]
-    for row in rows:
-        if row.arch == 90:
-            cells = (
-                row.name, row.cols, row.kernel, row.noise, f"{row.chains} x {row.block}",
-                row.warps, row.registers, row.loads, row.stores, row.per_element,
-                row.bytes_per_element, row.resident, row.pipe, f"{row.busy:.0%}",
-                f"{min(1, 1 / row.busy):.0%}",
-            )  # fmt: skip
-            lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    lines = [head]
+    for title, variants in GROUPS.items():
+        names = {v.name for v in variants}
+        lines += ["", f"**{title}**", ""]
+        lines += ["| | " + " | ".join(titles) + " |", "|" + " --- |" * (1 + len(titles))]
+        lines += [_line(row) for row in rows if row.arch == 90 and row.name in names]
     return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    cells: tuple[object, ...] = (
+        row.name, row.cols, row.kernel, row.noise, f"{row.chains} x {row.block}",
+        row.warps, row.registers, row.loads, row.stores,
+    )  # fmt: skip
+    if row.bytes_per_element:
+        cells += (row.per_element, row.bytes_per_element, row.resident)
+        cells += (row.pipe, f"{row.busy:.0%}", f"{min(1, 1 / row.busy):.0%}")
+    else:
+        cells += ("", "", row.resident, "", "", "")
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
 def document(text: str, rows: list[Row]) -> str:
@@ -440,7 +384,7 @@ def main() -> int:
         rows += [row for variant in QUICK[:4] for row in rows_of(variant, 80)]
         result = {
             "rows": [asdict(row) for row in rows],
-            "while_advancing": compiled_while_advancing(),
+            "while_advancing": [compiled_while_advancing(v) for v in QUICK if v.cols == 64],
             "stale": stale(rows),
         }
         json.dump(result, sys.stdout)

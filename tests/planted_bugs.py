@@ -641,6 +641,20 @@ BUGS = (
         "tests/kernels/test_kinetic.py::test_every_pass_has_the_bits_of_the_reference",
     ),
     Bug(
+        "a warp may read an energy that another has replaced in Triton",
+        "langevin_ext/backends/triton/kernels/accept.py",
+        "    tl.debug_barrier()  #",
+        "    #",
+        "tests/test_codegen.py::test_a_decision_is_made_before_its_energy_is_replaced",
+    ),
+    Bug(
+        "fresh noise goes through shared memory in Triton",
+        "langevin_ext/backends/triton/kernels/kinetic.py",
+        "tl.where(inside, v, beyond)",
+        "tl.where(inside, v, 0.0)",
+        "tests/test_codegen.py::test_the_noise_moves_no_data",
+    ),
+    Bug(
         "a step size in the state is read after it has changed in Triton",
         "langevin_ext/backends/_memory.py",
         "return value.clone() if shared else value",

@@ -61,6 +61,8 @@ def test_registers_leave_room_for_other_warps(rows: list[Row]) -> None:
     for row in rows:
         blocks = 65536 // (-(-row["registers"] // 8) * 256 * row["warps"])
         common = row["name"] == "clipped, clamped" and row["cols"] in (64, 3072)
+        if row["bytes_per_element"] == 0:  # a warp or four for a whole chain's sums
+            continue
         assert blocks * row["warps"] >= (24 if common else 16), row
 
 
@@ -80,11 +82,12 @@ def test_accesses_are_16_bytes_wide(rows: list[Row], noise: str) -> None:
 
 
 def test_the_noise_moves_no_data(rows: list[Row]) -> None:
-    """Four normals of a call are four coordinates of a thread: shared memory is for the norm only,
-    four bytes a warp and one sum."""
+    """Four normals of a call are four coordinates of a thread: shared memory is for one sum at a
+    time, of the norm's four bytes a warp or of eight."""
     for row in rows:
-        if row["cols"] % 4 == 0 and "float64" not in row["name"]:
-            assert row["shared"] <= 4 * row["warps"] * row["chains"], row
+        if row["noise"] and row["cols"] % 4 == 0 and "float64" not in row["name"]:
+            width = 4 if row["kernel"] == "step_tile" else 8
+            assert row["shared"] <= width * row["warps"] * row["chains"], row
 
 
 # Measured: exact 68.7 to 86.1, approximate 35.0 to 48.8, for rows of 64 and more.
@@ -96,6 +99,52 @@ def test_instructions_for_an_element(rows: list[Row], noise: str, most: float) -
             assert row["busy"] <= 1.0, row  # memory is what it waits for
 
 
+def test_a_step_elsewhere_costs_what_one_in_place_does(rows: list[Row]) -> None:
+    """Two instructions more, for another address."""
+    (there,) = named(rows, "clipped, clamped, out of place", cols=3072)
+    (here,) = named(rows, "clipped, clamped", cols=3072, noise="exact")
+    assert (there["loads"], there["stores"]) == (here["loads"], here["stores"])
+    assert there["registers"] <= here["registers"] + 2
+    assert there["instructions"] <= here["instructions"] + 8
+
+
+# Kernel and name: 16-byte loads and stores of a thread's 12 coordinates, and at most so many
+# instructions for each. Measured: 66.8, 44.8, 17.6, 64.6, 8.8, 5.4, 88.8; and 76.6, 48.4 and 20.2
+# for the first three by Triton 3.6, which makes a decision in two layouts.
+PASSES = {
+    ("accept_tile", "clipped"): (12, 6, 80.0),
+    ("accept_tile", "no clip"): (12, 6, 51.0),
+    ("accept_tile", "a known ratio"): (6, 6, 21.0),
+    ("kinetic_tile", "BAOA"): (9, 6, 68.0),
+    ("kinetic_tile", "leapfrog"): (9, 6, 9.5),
+    ("kinetic_tile", "a kick"): (6, 3, 6.0),
+    ("kinetic_tile", "a new velocity, with records"): (6, 6, 93.0),
+}
+
+
+@pytest.mark.parametrize(("kernel", "name"), PASSES)
+def test_one_pass_over_memory(rows: list[Row], kernel: str, name: str) -> None:
+    """Every vector is loaded and stored once, and only what is needed; memory is waited for. What
+    is narrower is of the chain."""
+    loads, stores, most = PASSES[kernel, name]
+    found = named(rows, name, cols=3072, kernel=kernel)
+    (row,) = (row for row in found if row["noise"] != "approximate")
+    for accesses, vectors in ((row["loads"], loads), (row["stores"], stores)):
+        widths = [tuple(map(int, access.split("x"))) for access in accesses.split()]
+        assert widths[0] == (128, vectors), row
+        assert sum(count for _, count in widths[1:]) <= 6, row
+    assert row["per_element"] <= most
+    assert row["busy"] <= 1.0
+
+
+def test_a_decision_is_made_before_its_energy_is_replaced(rows: list[Row]) -> None:
+    """A barrier comes after every warp's reading and before the first writing."""
+    for kernel in ("accept_tile", "decide_rows"):
+        found = [row for row in rows if row["kernel"] == kernel]
+        assert len(found) >= 3
+        assert all(row["guarded"] for row in found), kernel
+
+
 def test_exact_arithmetic_is_not_contracted_or_flushed(rows: list[Row]) -> None:
     """No fused multiply-add, no subnormal taken for 0; the assembler is told so too."""
     for row in rows:
@@ -105,7 +154,8 @@ def test_exact_arithmetic_is_not_contracted_or_flushed(rows: list[Row]) -> None:
 
 def test_one_compilation_serves_every_position(compiled: dict[str, Any]) -> None:
     """Whatever the seed, the step, the stream, the first chain and the number of chains."""
-    assert compiled["while_advancing"] == 1
+    assert len(compiled["while_advancing"]) >= 4
+    assert set(compiled["while_advancing"]) == {1}
 
 
 def test_the_kept_rows_are_current(compiled: dict[str, Any]) -> None:

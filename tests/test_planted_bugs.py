@@ -112,7 +112,7 @@ def planted(copy: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Path, 
     bug: Bug = request.param
     if NO_NATIVE is not None and (bug.file.startswith(BUILT) or "native" in bug.file):
         pytest.skip(f"no native backend: {NO_NATIVE}")
-    if NO_TRITON and bug.test.startswith(KERNELS):
+    if NO_TRITON and (bug.test.startswith(KERNELS) or "triton" in bug.file):
         pytest.skip("triton is not installed")
     file = copy / bug.file
     text = file.read_text()
