@@ -26,6 +26,9 @@ test: $(READY)  ## the ordinary suite, and the Triton kernels in Triton's interp
 test-slow: $(READY)  ## what is too long for every run: 1e8 normals, planted bugs, builds, the demo
 	$(BIN)/python -m pytest tests -m slow --timeout 3600
 
+test-seeds: $(READY)  ## every test of a law with 200 seeds: the false alarms that it states
+	LANGEVIN_SEEDS=200 LANGEVIN_CHAINS=0.02 $(BIN)/python -m pytest tests -k "law or seed" -m "not slow"
+
 test-triton: $(READY)  ## the kernels under another Triton: make test-triton TRITON=3.6.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/triton-$(TRITON) triton==$(TRITON)
 	PYTHONPATH=build/triton-$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
@@ -34,8 +37,8 @@ test-triton: $(READY)  ## the kernels under another Triton: make test-triton TRI
 bench: $(READY)  ## the step and the sampler against what else there is; rows to benchmarks/results
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[bench]'
 	mkdir -p build
-	$(BIN)/python -m pytest benchmarks/test_step.py benchmarks/test_sample.py --benchmark-disable-gc \
-	    --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest benchmarks/test_step.py benchmarks/test_sample.py benchmarks/test_rules.py \
+	    --benchmark-disable-gc --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
 	$(BIN)/python benchmarks/rows.py build/bench.json
 	$(BIN)/python benchmarks/table.py --write
 

@@ -1,7 +1,7 @@
 """Turn a run of the suites into rows: python benchmarks/rows.py RUN.json ...
 
-RUN.json is what ``--benchmark-json`` wrote. The rows go to results/step-cpu.csv, step-cuda.csv and
-sample-cpu.csv. A run replaces every row of its suite that its machine (processor and
+RUN.json is what ``--benchmark-json`` wrote. The rows go to results/step-cpu.csv, step-cuda.csv,
+sample-cpu.csv and rules-cpu.csv. A run replaces every row of its suite that its machine (processor and
 instruction set) has there, so a table always compares figures taken side by side in one run;
 git keeps the earlier ones, next to the code that they measured.
 """
@@ -28,7 +28,8 @@ class Row:
     contender: str
     library: str
     energy: str
-    """"none" where the gradient is a fixed tensor and the update is all that is timed."""
+    """"none" where the gradient is a fixed tensor and the update is all that is timed, or the rule
+    that does it."""
     shape: str
     threads: int
     dtype: str

@@ -88,6 +88,17 @@ def sample_line(case: Case, in_float32: Case) -> list[str]:
     ]
 
 
+def rule_line(case: Case, _: Case) -> list[str]:
+    ours = case["ours"]
+    return [
+        ours.energy,
+        ours.shape,
+        f"{ours.threads}",
+        figure(time(ours)),
+        ratio(case, "loop"),
+    ]
+
+
 STEP_COLUMNS = [
     "states", "threads", "µs", "10⁹ elements/s", "share of the limit",
     "loop", "tuned", "compiled, best of 4", "TorchEBM", "ebmkit",
@@ -96,6 +107,7 @@ SAMPLE_COLUMNS = [
     "energy", "states", "its dtype", "threads", "µs a step",
     "loop, float32", "loop, same dtype", "TorchEBM", "ebmkit",
 ]  # fmt: skip
+RULE_COLUMNS = ["rule", "states", "threads", "µs a step", "loop"]
 BYTES = {
     "ours": 12, "ours-approximate": 12, "ours-bf16": 10, "ours-bf16-approximate": 10,
     "ours-graph": 12, "copy": 8, "copy-graph": 8,
@@ -105,11 +117,22 @@ GPU_COLUMNS = [
     "states", "µs", "copy, TB/s", "exact", "approximate", "bf16 gradient", "both", "in a graph",
     "loop", "tuned", "tuned in a graph", "compiled, best of 4", "TorchEBM",
 ]  # fmt: skip
-COLUMNS = {"step-cpu": STEP_COLUMNS, "sample-cpu": SAMPLE_COLUMNS, "step-cuda": GPU_COLUMNS}
-LINES = {"step-cpu": step_line, "sample-cpu": sample_line, "step-cuda": gpu_line}
+COLUMNS = {
+    "step-cpu": STEP_COLUMNS,
+    "sample-cpu": SAMPLE_COLUMNS,
+    "rules-cpu": RULE_COLUMNS,
+    "step-cuda": GPU_COLUMNS,
+}
+LINES = {
+    "step-cpu": step_line,
+    "sample-cpu": sample_line,
+    "rules-cpu": rule_line,
+    "step-cuda": gpu_line,
+}
 LEGENDS = {
     "step-cpu": "From “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
     "sample-cpu": "From “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
+    "rules-cpu": "Loop: the time of the same rule by hand, divided by ours. Medians.",
     "step-cuda": "From “exact” to “in a graph”: bandwidth as a share of the measured copy's. From"
     " “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
 }
@@ -124,7 +147,7 @@ def table(suite: str, rows: list[Row]) -> str:
         for row in here:
             cases.setdefault(row.case, {})[row.contender] = row
         columns = COLUMNS[suite]
-        lines = [columns, [":--" if c in ("states", "energy") else "--:" for c in columns]]
+        lines = [columns, [":--" if c in ("states", "energy", "rule") else "--:" for c in columns]]
         for (energy, shape, _, threads), case in cases.items():
             if "ours" in case:
                 in_float32 = cases.get((energy, shape, "float32", threads), {})

@@ -115,6 +115,8 @@ def kinetic_(
 
 def _taken(name: str, value: Coefficient, x: Tensor) -> Coefficient:
     """A coefficient as a backend takes it: a number, or a (B,) tensor of the state's dtype."""
+    if type(value) is float and (1e-30 < value < 1e30 or value == 0):  # as nearly all are
+        return value
     check_coefficient(name, value, x, zero=True, infinite=True)
     if not isinstance(value, Tensor):
         return float(value)

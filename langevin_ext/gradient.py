@@ -16,6 +16,7 @@ _INDEPENDENT = (
     "the energy does not depend on its input through autograd: it was detached,"
     " computed under no_grad, or does not use x"
 )
+_NOTHING = contextlib.nullcontext()
 
 
 class EnergyGradient:
@@ -97,7 +98,7 @@ class EnergyGradient:
 
     def _known(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the energy itself says, checked; the gradient is a copy."""
-        with torch.no_grad():
+        with torch.no_grad() if torch.is_grad_enabled() else _NOTHING:  # entering takes 3 us
             pair: object = self.energy.value_and_gradient(self._point(x))  # type: ignore[attr-defined]
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise EnergyError(
