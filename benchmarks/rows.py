@@ -1,9 +1,9 @@
 """Turn a run of the suites into rows: python benchmarks/rows.py RUN.json ...
 
-RUN.json is what ``--benchmark-json`` wrote. The rows go to results/step-cpu.csv, step-cuda.csv,
-sample-cpu.csv and rules-cpu.csv. A run replaces every row of its suite that its machine (processor and
-instruction set) has there, so a table always compares figures taken side by side in one run;
-git keeps the earlier ones, next to the code that they measured.
+RUN.json is what ``--benchmark-json`` wrote. The rows go to results/SUITE.csv. A run replaces every
+row of its suite that its machine (processor and instruction set) has there, so a table always
+compares figures taken side by side in one run; git keeps the earlier ones, next to the code that
+they measured.
 """
 
 from __future__ import annotations
