@@ -54,6 +54,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", range(int(os.environ.get("LANGEVIN_SEEDS", "1"))))
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "seed" in getattr(item, "fixturenames", ()):
+        item.add_marker("law")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if ON_CPU and NO_NATIVE:  # "auto" is right to warn then, and nearly every test uses it
         warning = errors.FallbackWarning

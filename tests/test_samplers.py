@@ -20,10 +20,9 @@ from torch import Tensor
 from langevin_ext import AniLA, Langevin, Noise, Purpose, langevin_step_, sample
 from langevin_ext.testing import Checks, Kernel1D
 
-from .conftest import NO_NATIVE, assert_same_bits, normals
+from .conftest import assert_same_bits, chains, normals
 
-# The reference pads every row to 4096 numbers for its norm.
-CHAINS, CHAINS_OF_ANILA = (10**6, 125_000) if NO_NATIVE is None else (4000, 2000)
+CHAINS, CHAINS_OF_ANILA = chains(10**6), chains(125_000)
 
 
 def quadratic(x: Tensor) -> Tensor:
@@ -36,10 +35,10 @@ PRECISIONS = torch.tensor([0.5, 1.0, 4.0])
 
 
 @pytest.mark.parametrize(("h", "k"), [(0.05, 1), (0.05, 30), (0.3, 2), (0.3, 12), (0.9, 20)])
-def test_ula_on_gaussians_has_its_exact_law(h: float, k: int) -> None:
+def test_ula_on_gaussians_has_its_exact_law(h: float, k: int, seed: int) -> None:
     """N(a^k x0, v (1 - a^2k) + a^2k var0), a = 1 - h l / 2, v = 1 / (l (1 - h l / 4))."""
     checks = Checks(len(PRECISIONS) + 3)
-    noise = Noise(11 + k)
+    noise = Noise(11 + k + 100 * seed)
     start = 2.0 + 0.5 * noise.purpose(Purpose.INITIAL_STATE).normal((CHAINS, len(PRECISIONS)))
     x = sample(lambda x: 0.5 * (PRECISIONS * x * x).sum(1), start, Langevin(h), k, seed=noise).x
     for j, precision in enumerate(PRECISIONS.tolist()):
@@ -50,12 +49,12 @@ def test_ula_on_gaussians_has_its_exact_law(h: float, k: int) -> None:
         checks.uncorrelated(x[:, i], x[:, j], what=("coordinates", i, j))
 
 
-def test_a_chain_has_the_correlation_of_its_drift() -> None:
+def test_a_chain_has_the_correlation_of_its_drift(seed: int) -> None:
     """Lag s of a stationary chain is a^s; independent from chain to chain at every lag."""
-    h, lags, chains = 0.8, (1, 2, 5), CHAINS // 4
+    h, lags, noise = 0.8, (1, 2, 5), Noise(5 + 100 * seed)
     a, v = 1 - h / 2, 1 / (1 - h / 4)
-    start = math.sqrt(v) * Noise(5, stream=Purpose.INITIAL_STATE).normal((chains, 1))
-    run = sample(quadratic, start, Langevin(h), 6, seed=5, keep_every=1)
+    start = math.sqrt(v) * noise.purpose(Purpose.INITIAL_STATE).normal((CHAINS // 4, 1))
+    run = sample(quadratic, start, Langevin(h), 6, seed=noise, keep_every=1)
     assert run.trajectory is not None
     z = run.trajectory[..., 0].double() / math.sqrt(v)
     checks = Checks(3 * len(lags))
@@ -68,11 +67,11 @@ def test_a_chain_has_the_correlation_of_its_drift() -> None:
         checks.uncorrelated(z[0, 1:], z[s, :-1], what=("another chain", s))
 
 
-def test_no_chain_and_no_step_shares_its_noise() -> None:
+def test_no_chain_and_no_step_shares_its_noise(seed: int) -> None:
     """What the laws of single chains cannot show."""
-    h, chains = 0.8, CHAINS // 8
-    start = Noise(6, stream=Purpose.INITIAL_STATE).normal((chains, 1))
-    run = sample(quadratic, start, Langevin(h), 6, seed=6, keep_every=1)
+    h, noise = 0.8, Noise(6 + 100 * seed)
+    start = noise.purpose(Purpose.INITIAL_STATE).normal((CHAINS // 8, 1))
+    run = sample(quadratic, start, Langevin(h), 6, seed=noise, keep_every=1)
     assert run.trajectory is not None
     x = torch.cat([start[None], run.trajectory])[..., 0].double()
     checks = Checks(2)
@@ -101,18 +100,21 @@ def anila_kernel(b: float, h: float, power: float = 0.5) -> Kernel1D:
     )
 
 
-def run_anila(rule: AniLA, steps: int) -> Tensor:
-    start = Noise(3, stream=Purpose.INITIAL_STATE).normal((CHAINS_OF_ANILA, 1))
-    return sample(quadratic, start, rule, steps, seed=3).x[:, 0]
+def run_anila(rule: AniLA, steps: int, seed: int) -> Tensor:
+    noise = Noise(3 + 100 * seed)
+    start = noise.purpose(Purpose.INITIAL_STATE).normal((CHAINS_OF_ANILA, 1))
+    return sample(quadratic, start, rule, steps, seed=noise).x[:, 0]
 
 
 @pytest.mark.parametrize(("power", "h", "steps"), [(0.5, 0.1, 150), (1.0, 0.5, 20), (0.0, 0.5, 20)])
 @pytest.mark.parametrize("b", [0.5, 1.0, 2.0])
-def test_anila_has_the_exact_law_of_its_chain(b: float, power: float, h: float, steps: int) -> None:
+def test_anila_has_the_exact_law_of_its_chain(
+    b: float, power: float, h: float, steps: int, seed: int
+) -> None:
     """From N(0, 1), after so many steps: the distribution and its even moments."""
     kernel = anila_kernel(b, h, power)
     law = kernel.after(steps, stats.norm.pdf)
-    x = run_anila(AniLA(b, h, noise_power=power), steps)
+    x = run_anila(AniLA(b, h, noise_power=power), steps, seed)
     moments = (2, 4) if power else (2,)  # with those tails the mean of x^4 is far from normal
     checks = Checks(1 + len(moments))
     checks.law(x, kernel.cdf(law), what=(b, power))
@@ -124,7 +126,7 @@ def test_anila_has_the_exact_law_of_its_chain(b: float, power: float, h: float, 
     ("b", "variance", "fourth"),
     [(0.5, 1.786217, 7.127640), (1.0, 1.414820, 5.488918), (2.0, 1.053536, 3.481828)],
 )
-def test_anila_tends_to_its_stated_law(b: float, variance: float, fourth: float) -> None:
+def test_anila_tends_to_its_stated_law(b: float, variance: float, fourth: float, seed: int) -> None:
     """exp(-U) max(b, |grad U|) for small steps; the chain is at the law of its step size."""
     kernel = anila_kernel(b, 0.1)
     limit = kernel.law(lambda x: np.exp(-(x**2) / 2) * np.maximum(b, np.abs(x)))
@@ -136,7 +138,8 @@ def test_anila_tends_to_its_stated_law(b: float, variance: float, fourth: float)
     assert distances[1] < 0.6 * distances[0] < 0.03
     law = kernel.after(400, stats.norm.pdf)
     assert abs(kernel.moment(law, 2) - kernel.moment(kernel.stationary(), 2)) < 0.005
-    Checks(1).moment(run_anila(AniLA(b, 0.1), 400), 2, functools.partial(kernel.moment, law))
+    x = run_anila(AniLA(b, 0.1), 400, seed)
+    Checks(1).moment(x, 2, functools.partial(kernel.moment, law))
 
 
 def test_anila_without_a_bound_is_langevin() -> None:
