@@ -1,7 +1,8 @@
-"""The step on a GPU, in Triton: one pass over memory, the noise made in registers.
+"""The kernels on a GPU, in Triton: one pass over memory, the noise made in registers.
 
-With the same norm the bits are the reference's; the norm, a sum in another order, is within 8 ulp
-of it. With ``TRITON_INTERPRET=1`` the same kernels run on a CPU in Triton's interpreter, slowly.
+With the same norms the bits are the reference's, but for sums in another order: norms, mean clip
+factors and kinetic energies are within 8 ulp of its, log ratios as `kernels.accept` says. With
+``TRITON_INTERPRET=1`` the same kernels run on a CPU in Triton's interpreter, slowly.
 """
 
 from __future__ import annotations
