@@ -203,7 +203,7 @@ def test_a_decision_is_one_uniform_against_the_ratio(
             assert_same_bits(got, want)
         for got, want in zip((after.energy, after.grad), gradient(after.x), strict=True):
             assert_same_bits(got, want)
-        seen += torch.stack([accepted.sum(), (~accepted).sum()]).cpu()
+        seen += torch.stack([accepted.sum(), (~accepted).sum()])
     assert seen.min() > 0.05 * seen.sum()
 
 

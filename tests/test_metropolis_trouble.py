@@ -121,11 +121,12 @@ def test_a_start_without_a_density_is_trouble(
     x0 = sound.clone()
     x0[2] = 10.0
     want = sample(energy, sound, rule, 10, seed=13).x
+    options: dict[str, Any] = {"seed": 13, "check_every": 1}
     with pytest.raises(NonFiniteError, match=r"1 chain \(2\) became non-finite in step 0") as info:
-        sample(energy, x0, rule, 10, seed=13)
+        sample(energy, x0, rule, 10, **options)
     assert info.value.chains == [2]
     for policy in ("freeze", "reinit"):
-        run = sample(energy, x0, rule, 10, seed=13, on_nonfinite=policy)  # type: ignore[arg-type]
+        run = sample(energy, x0, rule, 10, on_nonfinite=policy, **options)
         assert_same_bits(run.x[others], want[others], policy)
         assert_same_bits(run.x[2], x0[2], policy)
         assert run.stats.first_bad_step.tolist() == [-1, -1, 0, -1]
@@ -134,4 +135,4 @@ def test_a_start_without_a_density_is_trouble(
         assert run.stats.acceptance is not None
         assert run.stats.acceptance.isnan().tolist() == [False, False, True, False], policy
     with pytest.raises(NonFiniteError, match="again after 10 restarts"):
-        sample(energy, x0, rule, 11, seed=13, on_nonfinite="reinit")
+        sample(energy, x0, rule, 11, on_nonfinite="reinit", **options)
