@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -257,6 +259,22 @@ def as_number(value: object) -> float:
         return float(value)
     except OverflowError:  # an int beyond every float
         return math.nan
+
+
+def check_count(name: str, value: Any, least: int) -> int:
+    """An int of at least so much; numpy's will do.
+
+    Raises:
+        ArgumentError: it is not, a bool and a float included.
+    """
+    truth = isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if truth or number < least:
+        raise ArgumentError(f"{name}={value!r}: give an int >= {least}")
+    return number
 
 
 def check_number(name: str, value: object, *, zero: bool = False, infinite: bool = False) -> float:
