@@ -45,7 +45,8 @@ class SampleState:
 class SampleStats(NamedTuple):
     """What happened to each chain after burn-in; (B,) each.
 
-    A mean over steps of which one was not finite is not a number.
+    A mean over steps of which one was not finite is not finite either. A frozen chain goes on being
+    counted where it stands.
     """
 
     grad_norm: Tensor
@@ -187,12 +188,14 @@ class Guard:
 
     def _raise(self, state: ChainState, bad: Tensor, k: int) -> None:
         chains = bad.nonzero().flatten().tolist()
-        norms = state.stats.grad_norm[bad]
+        first = chains[0]
+        norm, energy = float(state.stats.grad_norm[first]), float(state.energy[first])
+        where = f"|grad U| there is {norm:.3g}" if math.isfinite(energy) else f"U there is {energy}"
         again = f" and again after {MAX_RESTARTS} restarts" if self.policy == "reinit" else ""
         raise NonFiniteError(
-            f"{name_chains(chains)} became non-finite in step {k}{again}: |grad U| there is"
-            f" {float(norms[0]):.3g}. Take a smaller step_size, bound the step (AniLA, or a clamp),"
-            " or keep the other chains with on_nonfinite='freeze'",
+            f"{name_chains(chains)} became non-finite in step {k}{again}: {where}. Start where U is"
+            " finite, take a smaller step_size, bound the step (AniLA, or a clamp), or keep the"
+            " other chains with on_nonfinite='freeze'",
             step=k,
             chains=chains,
         )
@@ -231,8 +234,8 @@ class Record:
             self.trajectory_weights = self.trajectory.new_empty(
                 self.trajectory.shape[:2], dtype=torch.float64
             )
-        self.mean = torch.zeros_like(x) if moments else None
-        self.squares = torch.zeros_like(x) if moments else None
+        self.mean = torch.zeros_like(x, dtype=torch.float64) if moments else None
+        self.squares = torch.zeros_like(x, dtype=torch.float64) if moments else None
 
     def add(self, state: Any, k: int) -> None:
         stats = state.stats
@@ -259,14 +262,15 @@ class Record:
             mean.add_(delta, alpha=1 / self.count)
             squares.addcmul_(delta, state.x - mean)
         else:
-            share = _per_chain(state.weight / self.weight, mean).to(mean.dtype)
-            mean.addcmul_(delta, share)
-            weight = _per_chain(state.weight, mean).to(mean.dtype)
-            squares.addcmul_(delta, (state.x - mean) * weight)
+            mean.addcmul_(delta, _per_chain(state.weight / self.weight, mean))
+            squares.addcmul_(delta, (state.x - mean) * _per_chain(state.weight, mean))
 
     def result(self, state: Any, noise: Noise, guard: Guard) -> Samples:
-        var = None
-        if self.squares is not None:
+        moment = var = None
+        if self.mean is not None and self.squares is not None:
+            moment = self.mean.to(state.x.dtype, copy=True)
+            if not self.count:
+                moment.fill_(math.nan)
             total = self.count if self.weight is None else _per_chain(self.weight, self.squares)
             var = (self.squares / total).to(state.x.dtype)
             var *= self.count / (self.count - 1) if self.count > 1 else math.nan
@@ -282,7 +286,7 @@ class Record:
             energy=state.energy.clone(),
             first_bad_step=guard.first_bad_step,
             restarts=guard.restarts,
-            mean=self.mean,
+            mean=moment,
             var=var,
             acceptance=mean(self.acceptance),
             step_size=None if adaptation is None else adaptation.step_size.clone(),

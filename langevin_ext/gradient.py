@@ -98,8 +98,12 @@ class EnergyGradient:
 
     def _known(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the energy itself says, checked; the gradient is a copy."""
+        point = self._point(x)
+        before = 0 if point.is_inference() else point._version
         with torch.no_grad() if torch.is_grad_enabled() else _NOTHING:  # entering takes 3 us
-            pair: object = self.energy.value_and_gradient(self._point(x))  # type: ignore[attr-defined]
+            pair: object = self.energy.value_and_gradient(point)  # type: ignore[attr-defined]
+        if not point.is_inference() and point._version != before:
+            raise EnergyError("value_and_gradient has changed its input: leave x as it is")
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise EnergyError(
                 f"value_and_gradient returned a {type(pair).__name__}: return (U, grad U)"

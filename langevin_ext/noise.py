@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     DATA_NOISE = 5
     RESTART = 6
     DATA_ORDER = 7
+    JITTER = 8
 
 
 def _integer(name: str, value: Any, limit: int, meaning: str) -> int:

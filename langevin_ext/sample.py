@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ._check import check_state
+from ._check import check_count, check_state
 from ._types import Energy
 from ._watch import Guard, OnNonFinite, Record, Samples, SampleState, name_chains
 from .errors import (
@@ -55,7 +54,8 @@ def sample(
             with frozen parameters, and is left as it was. (A function around a module hides it:
             call ``eval`` on it yourself.)
         x0: starting states (B, ...), float32 or float64; never modified. Or the ``state`` of an
-            earlier result, which continues it exactly.
+            earlier result of the same kind of rule, which continues it exactly; on another energy
+            too, as what a rule carries of the energy is taken anew.
         rule: `Langevin`, `AniLA`, `MALA`, `KineticLangevin`, `HMC`, `TULA`, or anything with
             their two methods.
         steps: steps after burn-in, >= 0.
@@ -82,11 +82,11 @@ def sample(
         ArgumentError, ShapeError, DtypeError, DeviceError, NoiseError: before the first step.
     """
     gradient = EnergyGradient(energy, autocast=autocast, channels_last=channels_last)
-    steps, burn_in = _count("steps", steps, 0), _count("burn_in", burn_in, 0)
+    steps, burn_in = check_count("steps", steps, 0), check_count("burn_in", burn_in, 0)
     if keep_every is not None:
-        keep_every = _count("keep_every", keep_every, 1)
+        keep_every = check_count("keep_every", keep_every, 1)
     if check_every is not None:
-        check_every = _count("check_every", check_every, 1)
+        check_every = check_count("check_every", check_every, 1)
     is_rule = callable(getattr(rule, "init", None)) and callable(getattr(rule, "step", None))
     if isinstance(rule, type) or not is_rule:
         raise ArgumentError(
@@ -97,7 +97,8 @@ def sample(
 
     with torch.inference_mode(False), torch.no_grad():
         state, noise, past = _begin(energy, gradient, x0, rule, seed)
-        adaptation = getattr(state, "adaptation", None)
+        adapts = getattr(rule, "target_acceptance", None) is not None
+        adaptation = getattr(state, "adaptation", None) if adapts else None
         if steps and not burn_in and adaptation is not None and not adaptation.done:
             raise ArgumentError(
                 f"{rule} adapts its step size during burn-in, and burn_in=0: give some hundred"
@@ -110,6 +111,8 @@ def sample(
         if not state.x.numel():  # nothing to move, but the noise keeps step with other shards
             noise.advance(total)
             record.kept, total = steps // (keep_every or 1), 0
+            if burn_in and hasattr(rule, "end_burn_in"):
+                state = rule.end_burn_in(state)
 
         def samples() -> Samples:
             return record.result(state, noise, guard)
@@ -145,16 +148,6 @@ def sample(
         return samples()
 
 
-def _count(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ArgumentError(f"{name}={value!r}: give an int >= {least}")
-    return int(number)
-
-
 def _begin(
     energy: Energy,
     gradient: EnergyGradient,
@@ -166,8 +159,7 @@ def _begin(
     if isinstance(x0, SampleState):
         if seed is not None:
             raise ArgumentError("seed together with a state to continue: the state has its noise")
-        chains = type(x0.chains)(*(_copy(field) for field in x0.chains))
-        return chains, x0.noise.clone(), x0
+        return _resume(energy, gradient, x0, rule), x0.noise.clone(), x0
     check_state(x0, "x0")
     if gradient.channels_last and x0.dim() != 4:
         raise ArgumentError(f"channels_last=True is for (B, C, H, W); x0 is {tuple(x0.shape)}")
@@ -189,28 +181,56 @@ def _begin(
         chains_ = bad.nonzero().flatten().tolist()
         raise NonFiniteError(f"x0 is not finite in {name_chains(chains_)}", step=0, chains=chains_)
     x = x0.detach().clone(memory_format=torch.contiguous_format)
-    with undisturbed(energy):
+    with undisturbed(energy), _named_errors("at x0"):
         state = rule.init(gradient, x, noise)
     return state, noise, None
 
 
+def _resume(energy: Energy, gradient: EnergyGradient, past: SampleState, rule: Rule) -> Any:
+    """The state to go on from: a copy, with what this energy says of the chains."""
+    expected = getattr(rule, "state_type", None)
+    if expected is not None and not isinstance(past.chains, expected):
+        raise ArgumentError(
+            f"a state of {type(past.chains).__name__} is another rule's; {type(rule).__name__} goes"
+            f" on from a {expected.__name__}: start from its x"
+        )
+    state = _copy(past.chains)
+    if state.x.numel() and hasattr(rule, "resume"):
+        with undisturbed(energy), _named_errors("at the start"):
+            state = rule.resume(state, gradient)
+    return state
+
+
 def _copy(field: Any) -> Any:
+    """A copy of a state, or of what is in it, down to the tensors."""
     if isinstance(field, Tensor):
         return field.clone()
-    return type(field)(*map(_copy, field)) if isinstance(field, tuple) else field
+    if isinstance(field, tuple):
+        copies = map(_copy, field)
+        return type(field)(*copies) if hasattr(field, "_fields") else tuple(copies)
+    if isinstance(field, dict):
+        return {key: _copy(value) for key, value in field.items()}
+    return [_copy(value) for value in field] if isinstance(field, list) else field
+
+
+@contextmanager
+def _named_errors(when: str) -> Iterator[None]:
+    """What is not an error of ours is one of the energy."""
+    try:
+        yield
+    except LangevinError:
+        raise
+    except Exception as error:
+        raise EnergyError(
+            f"the energy, or a schedule of the rule, raised {type(error).__name__} {when}"
+        ) from error
 
 
 def _advance(
     rule: Rule, state: Any, gradient: EnergyGradient, noise: Noise, backend: str, k: int
 ) -> Any:
-    try:
+    with _named_errors(f"in step {k}"):
         return rule.step(state, gradient, noise, backend=backend)
-    except LangevinError:
-        raise
-    except Exception as error:
-        raise EnergyError(
-            f"the energy, or a schedule of the rule, raised {type(error).__name__} in step {k}"
-        ) from error
 
 
 @contextmanager

@@ -389,8 +389,8 @@ BUGS = (
     Bug(
         "a continued run moves the state it was given",
         "langevin_ext/sample.py",
-        "chains = type(x0.chains)(*(_copy(field) for field in x0.chains))",
-        "chains = x0.chains",
+        "state = _copy(past.chains)",
+        "state = past.chains",
         "tests/test_sample.py::test_a_continued_run_is_one_long_run",
     ),
     Bug(
@@ -872,8 +872,8 @@ BUGS = (
     Bug(
         "weights are squared",
         "langevin_ext/samplers/anila.py",
-        "stats, step, _gamma(_norm(at.grad), self.threshold)",
-        "stats, step, _gamma(_norm(at.grad), self.threshold) ** 2",
+        "stats, step, _gamma(norms(at.grad), self.threshold)",
+        "stats, step, _gamma(norms(at.grad), self.threshold) ** 2",
         "tests/test_corrections.py::test_weighted_variance",
     ),
     Bug(
@@ -963,7 +963,7 @@ BUGS = (
     Bug(
         "the scale of gradients is their mean",
         "langevin_ext/samplers/anila.py",
-        "return float(norm.quantile(number))",
+        "return float(np.quantile(norm.cpu().numpy(), number))",
         "return float(norm.mean())",
         "tests/test_corrections.py::test_gradient_scale",
     ),
@@ -992,8 +992,8 @@ BUGS = (
     Bug(
         "a large gradient leaves a coordinate of TULA standing still",
         "langevin_ext/samplers/tula.py",
-        "each = torch.as_tensor(drift, dtype=torch.float64, device=x.device)",
-        "each = torch.as_tensor(drift, dtype=x.dtype, device=x.device)",
+        "wide = grad.double()  # in which",
+        "wide = grad  # in which",
         "tests/test_corrections.py::test_no_gradient_is_too_large_for_tula",
     ),
     Bug(
@@ -1147,7 +1147,7 @@ BUGS = (
     Bug(
         "a start without a gradient is taken for finite",
         "langevin_ext/samplers/mala.py",
-        "stats.finite.copy_(at.grad.isfinite().view(x.shape[0], -1).all(1))",
+        "stats.finite.copy_(norms(at.grad).isfinite())",
         "stats.finite.fill_(True)",
         "tests/test_metropolis_trouble.py::test_a_start_without_a_density_is_trouble",
     ),
@@ -1161,8 +1161,8 @@ BUGS = (
     Bug(
         "a schedule of a rule that rejects starts at one",
         "langevin_ext/samplers/mala.py",
-        'return at_step("step_size", step_size, state.step)',
-        'return at_step("step_size", step_size, state.step + 1)',
+        'return at_step("step_size", step_size, state.step, state.x)',
+        'return at_step("step_size", step_size, state.step + 1, state.x)',
         "tests/test_metropolis.py::test_a_schedule_counts_on",
     ),
     Bug(
@@ -1335,5 +1335,27 @@ BUGS = (
         "choose(p.g, p.gy, t.element_moves, rows * s.cols);",
         "memcpy(p.g, p.gy, rows * s.cols * sizeof(T));",
         "tests/test_metropolis_laws.py::test_the_law_on_the_line_stays",
+    ),
+    # ---- what goes on ----
+    Bug(
+        "chains that go on keep the energy of another",
+        "langevin_ext/samplers/mala.py",
+        "return state._replace(energy=at.energy, grad=at.grad)",
+        "return state",
+        "tests/test_rules.py::test_a_run_goes_on_with_another_energy",
+    ),
+    Bug(
+        "every trajectory has the same length",
+        "langevin_ext/samplers/hmc.py",
+        "h = h * (1 + self.jitter * (2 * u[:, 0].double() - 1))",
+        "h = h * 1.0",
+        "tests/test_rules.py::test_jitter_breaks_the_circle",
+    ),
+    Bug(
+        "moments are summed in float32",
+        "langevin_ext/_watch.py",
+        "self.mean = torch.zeros_like(x, dtype=torch.float64)",
+        "self.mean = torch.zeros_like(x)",
+        "tests/test_rules.py::test_moments_of_long_runs_far_from_zero",
     ),
 )

@@ -6,8 +6,10 @@ and consumes exactly one position of the noise. A state is a NamedTuple with at 
 
 What `sample` knows of besides, where a state or a rule has it: ``log_ratio`` (B,), of acceptance;
 ``weight`` (B,), of the chains at x; ``adaptation``, with ``step_size`` and whether it is ``done``;
-and a method ``end_burn_in``, from state to state, called when burn-in ends. Tensors (B, ...) at the
-top of a state go back with x where a chain is frozen or restarted.
+``state_type``, of the states that the rule goes on from; and two methods from state to state:
+``end_burn_in``, called when burn-in ends, and ``resume(state, energy)``, called where chains go on,
+perhaps on another energy. Tensors (B, ...) at the top of a state go back with x where a chain is
+frozen or restarted.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from .._check import check_number
+from .._check import check_coefficient, check_number
 from .._types import Coefficient, StepStats
 from ..errors import StepSizeError
 from ..gradient import EnergyGradient
@@ -74,10 +76,35 @@ def check_schedule(
         check_number(name, value, zero=zero, infinite=infinite)
 
 
-def at_step(name: str, value: Schedule, step: int, *, zero: bool = False) -> Coefficient:
-    """The coefficient at a step, tensors in float64 so that what follows is rounded once."""
+def check_fit(x: Tensor, **values: Schedule | None) -> None:
+    """Check numbers and tensors, as they were given, against the chains at x."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, Tensor) or not callable(value)):
+            check_coefficient(name, value, x, zero=True, infinite=True)
+
+
+def at_step(
+    name: str, value: Schedule, step: int, x: Tensor | None = None, *, zero: bool = False
+) -> Coefficient:
+    """The coefficient at a step, tensors in float64 so that what follows is rounded once.
+
+    With ``x`` what a schedule returns is checked to fit the chains there.
+    """
     if not isinstance(value, Tensor) and callable(value):
         value = value(step)
         if not isinstance(value, Tensor) or value.device.type == "cpu":  # elsewhere it would wait
             check_schedule(name, value, zero=zero)
-    return value.to(torch.float64) if isinstance(value, Tensor) else float(value)
+        if x is not None:
+            check_coefficient(name, value, x, zero=zero)
+    if not isinstance(value, Tensor):
+        return float(value)
+    if value.is_cpu and not value.dim() and not torch.compiler.is_compiling():
+        return float(value)  # a GPU would wait for the copy of a number
+    return value.to(torch.float64)
+
+
+def norms(grad: Tensor) -> Tensor:
+    """|grad U| of each chain, (B,) float64, in which float32 gradients do not overflow."""
+    rows = grad.flatten(1) if grad.dim() > 1 else grad[:, None]
+    norm: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norm

@@ -23,17 +23,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .._check import as_number, check_coefficient, check_state
+from .._check import as_number, check_noise_power, check_per, check_state
 from .._moves import point, propose_
 from .._types import Clamp, Coefficient, Energy, Per, StepStats
 from ..errors import ArgumentError, NonFiniteError
 from ..gradient import EnergyGradient, undisturbed
 from ..noise import Noise
 from ..step import langevin_step_
-from ._rule import ChainState, Schedule, check_schedule
+from ._rule import ChainState, Schedule, check_fit, check_schedule, norms
 from .langevin import (
     LangevinState,
     check_overdamped,
@@ -41,7 +42,12 @@ from .langevin import (
     overdamped_init,
     overdamped_step,
 )
-from .mala import MetropolisState, metropolis_init, metropolis_langevin_step
+from .mala import (
+    MetropolisState,
+    metropolis_init,
+    metropolis_langevin_step,
+    metropolis_resume,
+)
 
 Correction = Literal["none", "weights", "metropolis", "divergence"]
 
@@ -99,10 +105,8 @@ class AniLA:
         check_overdamped(
             self.step_size, self.temperature, self.noise_std, self.clamp, self.reference_precision
         )
-        if self.per not in ("sample", "coordinate"):
-            raise ArgumentError(f"per={self.per!r}: give 'sample' or 'coordinate'")
-        if as_number(self.noise_power) not in (0.0, 0.5, 1.0):
-            raise ArgumentError(f"noise_power={self.noise_power!r}: give 0, 0.5 or 1")
+        check_per(self.per)
+        check_noise_power(self.noise_power)
         if self.correction not in get_args(Correction):
             raise ArgumentError(
                 f"correction={self.correction!r}: give one of {get_args(Correction)}"
@@ -131,17 +135,31 @@ class AniLA:
         """(drift, diffusion) at a step, before gamma: (h / 2, sqrt(h T))."""
         return overdamped_coefficients(self.step_size, self.temperature, self.noise_std, step)
 
+    @property
+    def state_type(self) -> type:
+        """Of the states that it goes on from."""
+        types = {"metropolis": MetropolisState, "weights": WeightedState}
+        return types.get(self.correction, LangevinState)
+
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> ChainState:
         """Fresh chains at x (B, ...)."""
         del noise
-        if isinstance(self.threshold, Tensor):
-            check_coefficient("threshold", self.threshold, x)
+        check_fit(x, threshold=self.threshold, step_size=self.step_size)
         if self.correction == "metropolis":
             return metropolis_init(energy, x, self.step_size, None)
         if self.correction == "weights":
             stats = StepStats.empty(x.shape[0], x.device, x.dtype)
             return self._weighted(x, energy, stats, 0)
         return overdamped_init(x)
+
+    def resume(self, state: Any, energy: EnergyGradient) -> ChainState:
+        """Chains that go on, with what is known of them by this energy."""
+        check_fit(state.x, threshold=self.threshold, step_size=self.step_size)
+        if self.correction == "metropolis":
+            return metropolis_resume(state, energy)
+        if self.correction == "weights":
+            return self._weighted(state.x, energy, state.stats, state.step)
+        return cast(LangevinState, state)
 
     def step(
         self, state: Any, energy: EnergyGradient, noise: Noise, *, backend: str = "auto"
@@ -204,7 +222,7 @@ class AniLA:
         """Chains at x, with their energies, gradients and weights."""
         at = point(*energy(x), x)
         return WeightedState(
-            x, at.energy, at.grad, stats, step, _gamma(_norm(at.grad), self.threshold)
+            x, at.energy, at.grad, stats, step, _gamma(norms(at.grad), self.threshold)
         )
 
     def _step_with_divergence(
@@ -213,7 +231,7 @@ class AniLA:
         """x - (h / 2) gamma (grad U + [clipped] H grad U / |grad U|^2) + sqrt(h gamma) xi."""
         x, stats = state.x, state.stats
         value, grad, product = energy.with_hessian_product(x)
-        norm = _norm(grad)
+        norm = norms(grad)
         gamma = _gamma(norm, self.threshold)
         scale = torch.where(gamma < 1, norm**-2, 0.0).to(x.dtype)
         drift, diffusion = self.coefficients(state.step)
@@ -231,16 +249,9 @@ class AniLA:
         return LangevinState(x, value, stats, state.step + 1)
 
 
-def _norm(grad: Tensor) -> Tensor:
-    """|grad U| of each chain, (B,) float64."""
-    rows = grad.flatten(1) if grad.dim() > 1 else grad[:, None]
-    norm: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return norm
-
-
 def _gamma(norm: Tensor, threshold: Coefficient) -> Tensor:
     """min(1, b / norm), (B,) float64; NaN where the norm is not finite."""
-    bound = torch.as_tensor(threshold, dtype=torch.float64, device=norm.device)
+    bound = threshold.to(norm) if isinstance(threshold, Tensor) else float(threshold)
     return torch.where(norm <= bound, 1.0, bound / norm).where(norm.isfinite(), torch.nan)
 
 
@@ -255,7 +266,7 @@ def gradient_scale(energy: Energy, x: Tensor, quantile: float = 0.5) -> float:
         ArgumentError: the quantile is outside its range; or there are no chains.
         NonFiniteError: a gradient is not finite.
     """
-    check_state(x)
+    check_state(x, "the state")
     number = as_number(quantile)
     if not 0 <= number <= 1:
         raise ArgumentError(f"quantile={quantile!r}: give a number in [0, 1]")
@@ -263,8 +274,8 @@ def gradient_scale(energy: Energy, x: Tensor, quantile: float = 0.5) -> float:
         raise ArgumentError(f"x has shape {tuple(x.shape)}: there is no gradient to measure")
     with undisturbed(energy):
         _, grad = EnergyGradient(energy)(x)
-    norm = _norm(grad)
+    norm = norms(grad)
     bad = (~norm.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise NonFiniteError(f"|grad U| is not finite at x[{bad[0]}]", chains=bad)
-    return float(norm.quantile(number))
+    return float(np.quantile(norm.cpu().numpy(), number))  # torch's takes no more than 2**24

@@ -31,13 +31,12 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .._check import check_coefficient
 from .._moves import kinetic_, point
 from .._types import Coefficient, StepStats
 from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise, Purpose
-from ._rule import Schedule, at_step, check_schedule
+from ._rule import Schedule, at_step, check_fit, check_schedule
 
 Scheme = Literal["baoab", "aboba", "obabo"]
 
@@ -79,6 +78,8 @@ class KineticLangevin:
     scheme: Scheme = "baoab"
     temperature: Schedule = 1.0
 
+    state_type = KineticState
+
     def __post_init__(self) -> None:
         check_schedule("step_size", self.step_size)
         if not isinstance(self.friction, Tensor) and callable(self.friction):
@@ -90,7 +91,8 @@ class KineticLangevin:
 
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> KineticState:
         """Fresh chains at x (B, ...)."""
-        temperature = _for_chains("temperature", at_step("temperature", self.temperature, 0), x)
+        self._check_fit(x)
+        temperature = at_step("temperature", self.temperature, 0, x)
         sd = torch.as_tensor(temperature, dtype=torch.float64, device=x.device).sqrt()
         v = noise.purpose(Purpose.MOMENTUM).normal(x.shape, dtype=x.dtype, device=x.device)
         v *= sd.to(x.dtype).expand(x.shape[:1]).view(-1, *[1] * (x.dim() - 1))
@@ -102,15 +104,28 @@ class KineticLangevin:
         stats = StepStats.empty(x.shape[0], x.device, x.dtype)
         return KineticState(x, at.energy, at.grad, v, stats, 0)
 
+    def _check_fit(self, x: Tensor) -> None:
+        check_fit(x, step_size=self.step_size, temperature=self.temperature)
+        if isinstance(self.friction, Tensor):  # a number may be as large as it likes
+            check_fit(x, friction=self.friction)
+
+    def resume(self, state: Any, energy: EnergyGradient) -> KineticState:
+        """Chains that go on, with the gradient at x by this energy where a step begins with it."""
+        self._check_fit(state.x)
+        if self.scheme == "aboba":
+            return cast(KineticState, state)
+        at = point(*energy(state.x), state.x)
+        state = state._replace(energy=at.energy, grad=at.grad)
+        return cast(KineticState, state)
+
     def step(
         self, state: Any, energy: EnergyGradient, noise: Noise, *, backend: str = "auto"
     ) -> KineticState:
         """One step of every chain."""
         state = cast(KineticState, state)
-        h = _for_chains("step_size", at_step("step_size", self.step_size, state.step), state.x)
-        temperature = at_step("temperature", self.temperature, state.step)
-        temperature = _for_chains("temperature", temperature, state.x)
-        friction = _for_chains("friction", at_step("friction", self.friction, state.step), state.x)
+        h = at_step("step_size", self.step_size, state.step, state.x)
+        temperature = at_step("temperature", self.temperature, state.step, state.x)
+        friction = at_step("friction", self.friction, state.step)
         share = h / 2 if self.scheme == "obabo" else h
         fluctuation = _fluctuation(friction * share, temperature)
         fluctuation |= {"noise": noise, "backend": backend}
@@ -137,13 +152,6 @@ class KineticLangevin:
             )
         noise.advance()
         return KineticState(x, at.energy, at.grad, v, stats, state.step + 1)
-
-
-def _for_chains(name: str, value: Coefficient, x: Tensor) -> Coefficient:
-    """The value, whose shape is one that the chains at x can take."""
-    if isinstance(value, Tensor):
-        check_coefficient(name, value, x)
-    return value
 
 
 def _fluctuation(decay: Coefficient, temperature: Coefficient) -> dict[str, Any]:

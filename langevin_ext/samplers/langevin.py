@@ -22,7 +22,7 @@ from .._types import Clamp, Coefficient, StepStats
 from ..gradient import EnergyGradient
 from ..noise import Noise
 from ..step import langevin_step_
-from ._rule import Schedule, at_step, check_schedule
+from ._rule import Schedule, at_step, check_fit, check_schedule
 
 
 class LangevinState(NamedTuple):
@@ -76,13 +76,17 @@ def check_overdamped(
 
 
 def overdamped_coefficients(
-    step_size: Schedule, temperature: Schedule, noise_std: Schedule | None, step: int
+    step_size: Schedule,
+    temperature: Schedule,
+    noise_std: Schedule | None,
+    step: int,
+    x: Tensor | None = None,
 ) -> tuple[Coefficient, Coefficient]:
     """(drift, diffusion) at a step: (h / 2, sqrt(h T)), or (h / 2, noise_std)."""
-    h = at_step("step_size", step_size, step)
+    h = at_step("step_size", step_size, step, x)
     if noise_std is not None:
-        return h / 2, at_step("noise_std", noise_std, step, zero=True)
-    variance = h * at_step("temperature", temperature, step)
+        return h / 2, at_step("noise_std", noise_std, step, x, zero=True)
+    variance = h * at_step("temperature", temperature, step, x)
     return h / 2, variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
 
 
@@ -107,6 +111,8 @@ class Langevin:
     noise_std: Schedule | None = None
     clamp: Clamp | None = None
     reference_precision: float = 0.0
+
+    state_type = LangevinState
 
     def __post_init__(self) -> None:
         check_overdamped(
@@ -141,6 +147,7 @@ class Langevin:
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> LangevinState:
         """Fresh chains at x (B, ...)."""
         del energy, noise
+        check_fit(x, step_size=self.step_size)
         return overdamped_init(x)
 
     def step(

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .._check import check_coefficient
 from .._moves import accept_, point, propose_, room_for_decision
 from .._types import Coefficient, Decision, Point, StepStats
 from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise
 from ._adapt import DualAveraging, check_target
-from ._rule import Schedule, at_step, check_schedule
+from ._rule import Schedule, at_step, check_fit, check_schedule, norms
 
 
 class MetropolisState(NamedTuple):
@@ -56,20 +55,26 @@ def metropolis_init(
     energy: EnergyGradient, x: Tensor, step_size: Schedule, target: float | None
 ) -> MetropolisState:
     """Chains at x, with their energies and gradients."""
-    if isinstance(step_size, Tensor):
-        check_coefficient("step_size", step_size, x)
+    check_fit(x, step_size=step_size)
     value, grad = energy(x)
     at = point(value, grad.clone(), x)  # which will be written to
     stats = StepStats.empty(x.shape[0], x.device, x.dtype)
     # For good: an accepted proposal is finite, and without a gradient there is none.
-    stats.finite.copy_(at.grad.isfinite().view(x.shape[0], -1).all(1))
+    stats.finite.copy_(norms(at.grad).isfinite())
     adaptation = None
     if target is not None:
-        first = at_step("step_size", step_size, 0)
+        first = at_step("step_size", step_size, 0, x)
         adaptation = DualAveraging.start(first, x.shape[0], x.device)
     decision = room_for_decision(x)
     decision.log_ratio.fill_(torch.nan)
     return MetropolisState(x, at.energy, at.grad, stats, 0, x.clone(), *decision, adaptation)
+
+
+def metropolis_resume(state: MetropolisState, energy: EnergyGradient) -> MetropolisState:
+    """Chains that go on, with their energies and gradients by this energy."""
+    value, grad = energy(state.x)
+    at = point(value, grad.clone(), state.x)
+    return state._replace(energy=at.energy, grad=at.grad)
 
 
 def step_size_now(state: MetropolisState, step_size: Schedule, target: float | None) -> Coefficient:
@@ -79,7 +84,7 @@ def step_size_now(state: MetropolisState, step_size: Schedule, target: float | N
         ArgumentError: it has one, and these chains were started by a rule without.
     """
     if target is None:
-        return at_step("step_size", step_size, state.step)
+        return at_step("step_size", step_size, state.step, state.x)
     if state.adaptation is None:
         raise ArgumentError(
             f"target_acceptance={target!r} for chains that were started without: start from their x"
@@ -159,10 +164,17 @@ class MALA:
         check_schedule("step_size", self.step_size)
         check_target(self.target_acceptance, self.step_size)
 
+    state_type = MetropolisState
+
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> MetropolisState:
         """Fresh chains at x (B, ...)."""
         del noise
         return metropolis_init(energy, x, self.step_size, self.target_acceptance)
+
+    def resume(self, state: Any, energy: EnergyGradient) -> MetropolisState:
+        """Chains that go on, with their energies and gradients by this energy."""
+        check_fit(state.x, step_size=self.step_size)
+        return metropolis_resume(state, energy)
 
     def step(
         self, state: Any, energy: EnergyGradient, noise: Noise, *, backend: str = "auto"

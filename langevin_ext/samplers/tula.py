@@ -18,12 +18,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .._types import Clamp, Per
-from ..errors import ArgumentError
+from .._check import check_per
+from .._types import Clamp, Coefficient, Per
 from ..gradient import EnergyGradient
 from ..noise import Noise
 from ..step import langevin_step_
-from ._rule import Schedule
+from ._rule import Schedule, check_fit, norms
 from .langevin import LangevinState, check_overdamped, overdamped_coefficients, overdamped_init
 
 
@@ -46,14 +46,16 @@ class TULA:
     temperature: Schedule = 1.0
     clamp: Clamp | None = None
 
+    state_type = LangevinState
+
     def __post_init__(self) -> None:
         check_overdamped(self.step_size, self.temperature, None, self.clamp, 0.0)
-        if self.per not in ("sample", "coordinate"):
-            raise ArgumentError(f"per={self.per!r}: give 'sample' or 'coordinate'")
+        check_per(self.per)
 
     def init(self, energy: EnergyGradient, x: Tensor, noise: Noise) -> LangevinState:
         """Fresh chains at x (B, ...)."""
         del energy, noise
+        check_fit(x, step_size=self.step_size)
         return overdamped_init(x)
 
     def step(
@@ -63,19 +65,20 @@ class TULA:
         state = cast(LangevinState, state)
         x = state.x
         drift, diffusion = overdamped_coefficients(
-            self.step_size, self.temperature, None, state.step
+            self.step_size, self.temperature, None, state.step, x
         )
         value, grad = energy(x)
-        # In float64: a norm that overflowed would tame the drift to nothing, unseen.
-        norm = torch.linalg.vector_norm(grad.flatten(1) if x.dim() > 1 else grad[:, None], dim=1,
-                                        dtype=torch.float64)  # fmt: skip
+        norm = norms(grad)
         if self.per == "sample":
             drift = drift / (1 + drift * norm)
             drift = torch.where(norm.isfinite(), drift, torch.nan)
         else:
-            each = torch.as_tensor(drift, dtype=torch.float64, device=x.device)
-            each = each.expand(x.shape[:1]).view(-1, *[1] * (x.dim() - 1))
-            grad = (grad / (1 + each * grad.abs())).to(x.dtype)
+            if isinstance(drift, Tensor) and drift.dim():
+                each: Coefficient = drift.view(-1, *[1] * (x.dim() - 1))
+            else:
+                each = drift
+            wide = grad.double()  # in which nothing overflows
+            grad = (wide / (1 + each * wide.abs())).to(x.dtype)
         langevin_step_(
             x,
             grad,
