@@ -158,7 +158,7 @@ def check_state(x: Tensor, name: str = "x") -> None:
     """A state is a strided float32 or float64 tensor (B, ...) whose elements do not overlap."""
     if not isinstance(x, Tensor):
         raise DtypeError(f"{name} is a {type(x).__name__}: pass a torch.Tensor")
-    _check_dense(name, x)
+    check_values(name, x)
     if x.dtype not in _STATES:
         hint = ""
         if x.dtype in _HALVES:
@@ -170,14 +170,19 @@ def check_state(x: Tensor, name: str = "x") -> None:
         raise DtypeError(f"{name} is {x.dtype}; a state is float32 or float64{hint}")
     if x.dim() == 0:
         raise ShapeError(f"{name} is 0-dimensional: a state is (B, ...), chains first")
-    if x.is_meta:
-        raise DeviceError(f"{name} is a meta tensor, which has no values")
     if x.is_inference() and name == "x" and not torch.is_inference_mode_enabled():
         raise GradientError("x is an inference tensor: step it in inference mode, or clone it")
     if not x.is_contiguous() and _overlaps(x):
         raise ShapeError(
             f"{name} has elements that share memory (it is expanded or unfolded): clone it first"
         )
+
+
+def check_values(name: str, t: Tensor) -> None:
+    """A tensor is dense and strided, and has values."""
+    _check_dense(name, t)
+    if t.is_meta:
+        raise DeviceError(f"{name} is a meta tensor, which has no values")
 
 
 def _check_dense(name: str, t: Tensor) -> None:

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from . import _diagnostics as chunk
-from ._check import as_number
+from ._check import as_number, check_count, check_values
 from ._summary import Summary as Summary
 from .errors import ArgumentError, DtypeError, ShapeError
 
@@ -64,7 +64,7 @@ def ess(trajectory: Tensor, kind: EssKind = "bulk", prob: float | None = None) -
         sum over, and it is always that.
 
     Raises:
-        ArgumentError, DtypeError, ShapeError: an argument is not as above.
+        ArgumentError, DeviceError, DtypeError, ShapeError: an argument is not as above.
     """
     check_trajectory(trajectory, MIN_DRAWS)
     if kind == "quantile" or (kind == "tail" and prob is not None):
@@ -96,7 +96,7 @@ def rhat(trajectory: Tensor) -> Tensor:
         (...) float64; NaN as for `ess`, infinity where every half-chain is constant.
 
     Raises:
-        DtypeError, ShapeError: the trajectory is not as above.
+        DeviceError, DtypeError, ShapeError: the trajectory is not as above.
     """
     check_trajectory(trajectory, MIN_DRAWS)
     return _of_known(
@@ -118,7 +118,7 @@ def mcse(trajectory: Tensor, kind: McseKind = "mean", prob: float | None = None)
         (...) float64; NaN as for `ess`.
 
     Raises:
-        ArgumentError, DtypeError, ShapeError: an argument is not as above.
+        ArgumentError, DeviceError, DtypeError, ShapeError: an argument is not as above.
     """
     check_trajectory(trajectory, MIN_DRAWS)
     if kind == "quantile":
@@ -156,12 +156,12 @@ def autocorrelation(trajectory: Tensor, lags: int | None = None) -> Tensor:
         (lags + 1, chains, ...) float64; NaN for a chain that is constant or not finite.
 
     Raises:
-        ArgumentError, DtypeError, ShapeError: an argument is not as above.
+        ArgumentError, DeviceError, DtypeError, ShapeError: an argument is not as above.
     """
     draws = check_trajectory(trajectory, 2)
-    lags = draws - 1 if lags is None else lags
-    if isinstance(lags, bool) or not isinstance(lags, int) or not 0 <= lags < draws:
-        raise ArgumentError(f"lags={lags!r}: give an int from 0 to {draws - 1}, the draws less one")
+    lags = draws - 1 if lags is None else check_count("lags", lags, 0)
+    if lags >= draws:
+        raise ArgumentError(f"lags={lags}: give an int from 0 to {draws - 1}, the draws less one")
     shape = lags + 1, *trajectory.shape[1:]
     out = torch.empty(shape, dtype=torch.float64, device=trajectory.device)
     pairs = draws - torch.arange(lags + 1, dtype=torch.float64, device=trajectory.device)
@@ -186,7 +186,7 @@ def autocorrelation_time(trajectory: Tensor) -> Tensor:
         (...) float64; NaN as for `ess`. Multiply by ``keep_every`` for steps.
 
     Raises:
-        DtypeError, ShapeError: the trajectory is not as above.
+        DeviceError, DtypeError, ShapeError: the trajectory is not as above.
     """
     check_trajectory(trajectory, MIN_DRAWS)
     counted = 2 * (trajectory.shape[0] // 2) * trajectory.shape[1]
@@ -206,7 +206,7 @@ def acceptance_rate(trajectory: Tensor) -> Tensor:
         (chains,) float64; NaN for a chain in which a draw is NaN.
 
     Raises:
-        DtypeError, ShapeError: the trajectory is not as above.
+        DeviceError, DtypeError, ShapeError: the trajectory is not as above.
     """
     check_trajectory(trajectory, 2)
     x = trajectory.detach().reshape(*trajectory.shape[:2], -1)
@@ -230,11 +230,12 @@ def swap_rates(levels: Tensor) -> Tensor:
 
     Raises:
         ArgumentError: a row is not a permutation.
-        DtypeError, ShapeError: the levels are not as above.
+        DeviceError, DtypeError, ShapeError: the levels are not as above.
     """
     if not isinstance(levels, Tensor) or levels.is_floating_point() or levels.is_complex():
         kind = levels.dtype if isinstance(levels, Tensor) else f"a {type(levels).__name__}"
         raise DtypeError(f"levels is {kind}: pass a tensor of integers")
+    check_values("levels", levels)
     if levels.dim() != 2 or min(levels.shape) < 2:
         raise ShapeError(
             f"levels has shape {tuple(levels.shape)}: give (steps, replicas), two of each or more"
@@ -270,7 +271,7 @@ def weights_ess(weights: Tensor) -> Tensor:
 
     Raises:
         ArgumentError: a weight is negative.
-        DtypeError, ShapeError: the weights are not as above.
+        DeviceError, DtypeError, ShapeError: the weights are not as above.
     """
     _check_floats("weights", weights)
     if weights.dim() == 0 or weights.numel() == 0:
@@ -294,7 +295,7 @@ def summary(trajectory: Tensor) -> Summary:
         trajectory: (draws, chains, ...), at least four draws.
 
     Raises:
-        DtypeError, ShapeError: the trajectory is not as above.
+        DeviceError, DtypeError, ShapeError: the trajectory is not as above.
     """
     check_trajectory(trajectory, MIN_DRAWS)
 
@@ -326,6 +327,7 @@ def _choose(kind: object, of: Mapping[str, Estimate]) -> Estimate:
 def _check_floats(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise DtypeError(f"{name} is a {type(value).__name__}: pass a torch.Tensor")
+    check_values(name, value)
     if not value.is_floating_point():
         raise DtypeError(
             f"{name} is {value.dtype}: pass floating point numbers, as .double() makes"
@@ -336,7 +338,8 @@ def check_trajectory(trajectory: object, least: int) -> int:
     """The number of draws of a legal trajectory.
 
     Raises:
-        DtypeError: not a tensor of floating point numbers.
+        DeviceError: a meta tensor.
+        DtypeError: not a dense strided tensor of floating point numbers.
         ShapeError: not (draws, chains, ...) with at least ``least`` draws and a chain.
     """
     _check_floats("trajectory", trajectory)

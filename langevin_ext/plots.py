@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _diagnostics as chunk, diagnostics
+from ._check import check_count
 from ._summary import coordinate_names
 from .errors import ArgumentError
 
@@ -215,8 +216,7 @@ def _choose(
     trajectory: Tensor, coordinates: Coordinates | None, name: str, max_chains: int
 ) -> _Chosen:
     draws = diagnostics.check_trajectory(trajectory, diagnostics.MIN_DRAWS)
-    if isinstance(max_chains, bool) or not isinstance(max_chains, int) or max_chains < 1:
-        raise ArgumentError(f"max_chains={max_chains!r}: give an int >= 1")
+    max_chains = check_count("max_chains", max_chains, 1)
     shape, chains = trajectory.shape[2:], trajectory.shape[1]
     if coordinates is None:
         flat = list(range(min(shape.numel(), MAX_COORDINATES)))

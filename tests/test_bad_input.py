@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from langevin_ext import (
     langevin_step_,
     sample,
 )
+from langevin_ext._check import check_count
 from langevin_ext.errors import (
     ArgumentError,
     DeviceError,
@@ -325,3 +327,11 @@ def test_noise_that_runs_out_is_refused_before_the_first_step() -> None:
     with pytest.raises(NoiseError, match=f"step={2**48 - 5} and 10 more"):
         draw(energy=counted, steps=10, seed=Noise(1, step=2**48 - 5))
     assert not calls
+
+
+def test_a_count_is_an_int_of_anyones() -> None:
+    for value in (3, np.int64(3), np.uint8(3), torch.tensor(3)):
+        assert type(check_count("n", value, 3)) is int
+    for value in (2, True, np.bool_(True), torch.tensor(True), 3.0, np.float64(3), "3", None, [3]):
+        with pytest.raises(ArgumentError, match=f"n={re.escape(repr(value))}: give an int >= 3"):
+            check_count("n", value, 3)

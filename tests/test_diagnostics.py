@@ -13,7 +13,7 @@ from torch import Tensor
 
 from langevin_ext import _diagnostics, diagnostics
 from langevin_ext.diagnostics import Summary
-from langevin_ext.errors import ArgumentError, DtypeError, LangevinError, ShapeError
+from langevin_ext.errors import ArgumentError, DeviceError, DtypeError, LangevinError, ShapeError
 
 from .conftest import assert_same_bits, normals
 
@@ -250,6 +250,13 @@ def test_autocorrelation_is_its_definition() -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, equal_nan=True)
 
 
+def test_lags_are_numpys_ints_too() -> None:
+    x = torch.randn(10, 2)
+    assert torch.equal(
+        diagnostics.autocorrelation(x, np.int64(3)), diagnostics.autocorrelation(x, 3)
+    )
+
+
 def test_rhat_of_many_short_chains_of_one_law() -> None:
     """Exactly, from the variance of a half-chain's mean; about sqrt(1 + 2 (tau - 1) / draws)."""
     a, n = 0.5, 50
@@ -341,6 +348,10 @@ def test_the_summary_is_a_table() -> None:
 # ---- bad input ----------------------------------------------------------------------------------
 
 X = torch.zeros(10, 2)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch says that the two are prototypes, or deprecated
+    NESTED = torch.nested.nested_tensor([X, X])
+    QUANTIZED = torch.quantize_per_tensor(X.cpu(), 0.1, 0, torch.qint8)
 BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[LangevinError], str]] = [
     *(
         (name, (value,), {}, error, message)
@@ -351,6 +362,10 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[LangevinError], str]]
             (X.long(), DtypeError, r"torch.int64: .* \.double\(\)"),
             (X.bool(), DtypeError, "torch.bool"),
             (X.to(torch.complex64), DtypeError, "torch.complex64"),
+            (X.to_sparse(), DtypeError, "trajectory must be .* layout torch.sparse_coo"),
+            (NESTED, DtypeError, "trajectory must be .* nested"),
+            (QUANTIZED, DtypeError, "trajectory must be .* quantized"),
+            (X.to("meta"), DeviceError, "trajectory is a meta tensor"),
             (X[:, 0], ShapeError, r"\(10,\): give \(draws, chains, ...\); one chain is x\[:, None"),
             (X[:3], ShapeError, r"\(3, 2\), 3 draws .* at least 4 .* keep_every"),
             (X[:, :0], ShapeError, "no chains"),
@@ -370,18 +385,25 @@ BAD: list[tuple[str, tuple[Any, ...], dict[str, Any], type[LangevinError], str]]
     ("mcse", (X, "sd", 0.5), {}, ArgumentError, "prob=0.5 with kind='sd'"),
     ("autocorrelation", (X[:1],), {}, ShapeError, "at least 2"),
     *(
-        ("autocorrelation", (X, lags), {}, ArgumentError, f"lags={lags!r}: give an int from 0 to 9")
-        for lags in (-1, 10, 2.0, True)
+        ("autocorrelation", (X, lags), {}, ArgumentError, f"lags={lags!r}: give an int >= 0")
+        for lags in (-1, 2.0, True)
     ),
+    ("autocorrelation", (X, 10), {}, ArgumentError, "lags=10: give an int from 0 to 9"),
+    ("autocorrelation", (X.to_sparse(),), {}, DtypeError, "torch.sparse_coo"),
+    ("acceptance_rate", (X.to("meta"),), {}, DeviceError, "trajectory is a meta"),
     ("acceptance_rate", (X[:1],), {}, ShapeError, "at least 2"),
     ("acceptance_rate", (X.long(),), {}, DtypeError, "torch.int64"),
     ("swap_rates", (X,), {}, DtypeError, "torch.float32"),
     ("swap_rates", ([[0, 1]],), {}, DtypeError, "a list"),
+    ("swap_rates", (X.long().to_sparse(),), {}, DtypeError, "levels must be .* torch.sparse_coo"),
+    ("swap_rates", (X.long().to("meta"),), {}, DeviceError, "levels is a meta"),
     ("swap_rates", (X[:, 0].long(),), {}, ShapeError, r"\(10,\)"),
     ("swap_rates", (torch.tensor([[0, 1]]),), {}, ShapeError, r"\(1, 2\)"),
     ("swap_rates", (torch.tensor([[0, 1], [1, 1]]),), {}, ArgumentError, r"levels\[1\] is \[1, 1"),
     ("swap_rates", (torch.tensor([[1, 2], [2, 1]]),), {}, ArgumentError, r"levels\[0\] is \[1, 2"),
     ("weights_ess", (X.long(),), {}, DtypeError, "weights is torch.int64"),
+    ("weights_ess", (X.to_sparse(),), {}, DtypeError, "weights must be .* torch.sparse_coo"),
+    ("weights_ess", (X.to("meta"),), {}, DeviceError, "weights is a meta"),
     ("weights_ess", (torch.tensor(1.0),), {}, ShapeError, r"\(\)"),
     ("weights_ess", (X[:0],), {}, ShapeError, r"\(0, 2\)"),
     ("weights_ess", (X - 1,), {}, ArgumentError, "weights has -1 in it"),

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,8 @@ from langevin_ext.energies._draws import draw_radius
 from langevin_ext.errors import ArgumentError, DtypeError, EnergyError, NoiseError, ShapeError
 
 from .conftest import CPU, DEVICE, assert_same_bits, normals, places, same_bits
+
+NAN, INF = math.nan, math.inf
 
 # torch's own compiler is partly written in the TorchScript it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
@@ -448,6 +451,32 @@ def test_what_is_known_of_normal_laws() -> None:
     assert_close(made("Logistic").log_prob(x), torch.tensor(want), 1e-13)
 
 
+@pytest.mark.parametrize(
+    ("make", "variance"),
+    [
+        (lambda: Funnel(3, std=100.0), [1e4, INF, INF]),
+        (lambda: Banana(1.0, 1e160), [1.0, INF]),
+        (lambda: Banana(1e100), [1e200, INF]),
+        (lambda: Logistic(scale=1e200), [INF]),
+    ],
+)
+def test_moments_that_overflow_are_infinite(
+    make: Callable[[], AnalyticEnergy], variance: list[float]
+) -> None:
+    energy = make()
+    assert energy.variance.tolist() == pytest.approx(variance, rel=1e-15)
+    value, grad = energy.value_and_gradient(torch.ones(2, energy.dim, dtype=torch.float64))
+    assert not value.isnan().any()
+    assert not grad.isnan().any()
+
+
+def test_the_narrowest_and_the_widest_normal_law() -> None:
+    for std in (2.0**-511, 2.0**511):
+        for law in (Gaussian(std=std), Gaussian(covariance=std**2), Gaussian(precision=std**-2)):
+            value, grad = law.value_and_gradient(torch.full((1, 1), std, dtype=torch.float64))
+            assert (float(value), float(grad)) == (0.5, 1 / std)
+
+
 def test_known_answers() -> None:
     assert float(EightGaussians().covariance.trace()) == pytest.approx(1.045, rel=1e-14)
     assert float(QuarticWell().variance) == pytest.approx(0.6759782400671747, rel=1e-14)
@@ -856,7 +885,6 @@ def test_a_sampler_on_an_energy_compiles_whole() -> None:
 
 # ---- bad input ----------------------------------------------------------------------------------
 
-NAN = math.nan
 TWO = [[0.0, 0.0], [1.0, 1.0]]
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: EightGaussians()(torch.zeros(2)), ShapeError, r"\(2,\): states are \(B, 2\)"),
@@ -878,6 +906,28 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Gaussian([]), ShapeError, r"mean has shape \(0,\)"),
     (lambda: Gaussian(std=1.0, precision=1.0), ArgumentError, "std and precision are given"),
     (lambda: Gaussian(std=0.0), ArgumentError, "std=0.0"),
+    *(
+        (
+            lambda std=std: Gaussian(0.0, std=std),
+            ArgumentError,
+            f"std={re.escape(repr(std))}: a var",
+        )
+        for std in (1e-200, 1e200, 5e-324)
+    ),
+    (lambda: Gaussian(covariance=1e-310), ArgumentError, "covariance=1e-310"),
+    (lambda: Gaussian(precision=5e-324), ArgumentError, "precision=5e-324"),
+    (lambda: Gaussian([0.0, 0.0], covariance=1e-310 * torch.eye(2).double()), ArgumentError, "cov"),
+    (lambda: QuadraticWell(stiffness=1e-310), ArgumentError, "stiffness=1e-310"),
+    (lambda: GaussianMixture(TWO, stds=1e-200), ArgumentError, "stds=1e-200"),
+    (lambda: GaussianMixture(TWO, covariances=1e-310), ArgumentError, "covariances=1e-310"),
+    (lambda: EightGaussians(std=1e200), ArgumentError, r"std=1e\+200"),
+    (lambda: Rings([1.0], 1e-200), ArgumentError, "std=1e-200"),
+    (lambda: TwoMoons(std=1e-200), ArgumentError, "std=1e-200: its square"),
+    (lambda: TwoMoons(width=1e200), ArgumentError, r"width=1e\+200: its square"),
+    (lambda: Banana(std=1e200), ArgumentError, r"std=1e\+200: its square"),
+    (lambda: Banana(width=1e-200), ArgumentError, "width=1e-200: its square"),
+    (lambda: Banana(1e100, 1e200), ArgumentError, r"curvature=1e\+200 with std=1e\+100"),
+    (lambda: Funnel(std=1e200), ArgumentError, r"std=1e\+200: its square"),
     (lambda: Gaussian(covariance=-1.0), ArgumentError, "covariance=-1.0"),
     (lambda: Gaussian([0.0, 0.0], std=[1.0] * 3), ShapeError, r"std has shape \(3,\).*\(2,\)"),
     (lambda: Gaussian([0.0, 0.0], std=torch.eye(2)), ShapeError, r"std has shape \(2, 2\)"),

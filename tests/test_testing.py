@@ -63,6 +63,11 @@ def test_a_family_shares_its_rate_and_refuses_more() -> None:
         checks.law(x, NORMAL)
 
 
+def test_counts_are_numpys_ints_too() -> None:
+    assert Checks(np.int64(3)).false_alarm == Checks(3).false_alarm  # type: ignore[arg-type]
+    assert chains_needed(0.1, tests=np.int64(3)) == chains_needed(0.1, tests=3)  # type: ignore
+
+
 def test_a_failure_says_what_was_found_and_where_it_should_be() -> None:
     x = np.full(100, 0.5)
     with pytest.raises(AssertionError) as caught:
@@ -813,6 +818,7 @@ X, KERNEL = np.linspace(-1, 1, 1200), Kernel1D.gaussian(lambda x: x / 2, 1.0, no
 DRAW, STAY = Sampler(6).draw, np.copy
 BAD: list[tuple[Callable[[], object], type[LangevinError], str]] = [
     (lambda: Checks(0), ArgumentError, "tests=0: give an int >= 1"),
+    (lambda: Checks(True), ArgumentError, "tests=True"),
     (lambda: Checks(2.0), ArgumentError, "tests=2.0"),  # type: ignore[arg-type]
     (lambda: Checks(1, 0), ArgumentError, "false_alarm=0: give a probability"),
     (lambda: Checks(1, math.nan), ArgumentError, "false_alarm=nan"),
@@ -831,6 +837,12 @@ BAD: list[tuple[Callable[[], object], type[LangevinError], str]] = [
     (lambda: chains_needed(0), ArgumentError, "discrepancy=0"),
     (lambda: chains_needed(0.1, kind="median"), ArgumentError, "kind='median'"),  # type: ignore
     (lambda: Kernel1D.gaussian(np.sin, 1.0, (1, 0)), ArgumentError, "span=(1, 0)"),
+    *(
+        (lambda sd=sd: Kernel1D.gaussian(np.sin, sd, nodes=100), ArgumentError, f"sd={sd}: give")
+        for sd in (0.0, -1.0, math.nan, math.inf)
+    ),
+    (lambda: Kernel1D.gaussian(np.sin, np.zeros_like, nodes=100), ArgumentError, "sd=0.0"),
+    (lambda: Kernel1D.gaussian(np.sin, -1.0, nodes=100, clamp=(0, 1)), ArgumentError, "sd=-1.0"),
     (lambda: Kernel1D.gaussian(np.sin, 1.0, nodes=5), ArgumentError, "nodes=5"),
     (
         lambda: Kernel1D.gaussian(np.sin, 1.0, energy=np.square, clamp=(0, 1)),

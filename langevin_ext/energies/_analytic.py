@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .._check import check_count
 from ..errors import DtypeError, ShapeError
 from ..noise import Noise, Purpose, as_noise
-from ._arguments import count
 from ._draws import Source
 
 _STATES = torch.float32, torch.float64
@@ -111,7 +111,7 @@ class AnalyticEnergy(nn.Module, ABC):
         Raises:
             ArgumentError, DtypeError, NoiseError: an argument is outside its range.
         """
-        n = count("n", n, 0)
+        n = check_count("n", n, 0)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise DtypeError(f"dtype={dtype}: give a floating point dtype")
         noise = as_noise(seed)

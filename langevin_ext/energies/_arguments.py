@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._check import as_number
 from ..errors import ArgumentError, ShapeError
+
+LEAST_SCALE, LARGEST_SCALE = 2.0**-511, 2.0**511
+"""Between them a square, its double, and one over it are normal float64 numbers."""
 
 
 def positive(name: str, value: object) -> float:
@@ -21,22 +22,35 @@ def positive(name: str, value: object) -> float:
     return number
 
 
+def deviation(name: str, value: object) -> float:
+    """A standard deviation whose square float64 holds, and one over it."""
+    number = positive(name, value)
+    if not LEAST_SCALE <= number <= LARGEST_SCALE:
+        raise ArgumentError(
+            f"{name}={value!r}: its square, or one over it, is no normal float64; give a number"
+            f" from {LEAST_SCALE:.3g} to {LARGEST_SCALE:.3g}"
+        )
+    return number
+
+
+def check_scales(name: str, value: object, scales: Tensor) -> None:
+    """The standard deviations that an argument gives have variances and precisions in float64.
+
+    Raises:
+        ArgumentError: the square of one, or one over it, is not a normal number.
+    """
+    if not bool(((scales >= LEAST_SCALE) & (scales <= LARGEST_SCALE)).all()):
+        raise ArgumentError(
+            f"{name}={value!r}: a variance or a precision is no normal float64; give standard"
+            f" deviations from {LEAST_SCALE:.3g} to {LARGEST_SCALE:.3g}"
+        )
+
+
 def finite(name: str, value: object) -> float:
     """A finite number."""
     number = as_number(value)
     if not math.isfinite(number):
         raise ArgumentError(f"{name}={value!r}: give a finite number")
-    return number
-
-
-def count(name: str, value: Any, least: int) -> int:
-    """An int of at least so much."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ArgumentError(f"{name}={value!r}: give an int >= {least}")
     return number
 
 

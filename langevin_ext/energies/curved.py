@@ -21,8 +21,10 @@ import math
 import torch
 from torch import Tensor
 
+from .._check import check_count
+from ..errors import ArgumentError
 from ._analytic import AnalyticEnergy, transposed
-from ._arguments import count, finite, positive
+from ._arguments import deviation, finite
 from ._draws import Source
 
 
@@ -31,8 +33,11 @@ class Banana(AnalyticEnergy):
 
     Args:
         std: s > 0, along it.
-        curvature: b, any finite number.
+        curvature: b, any finite number; where b s^2 is large, Var x_2 overflows to infinity.
         width: t > 0, across it.
+
+    Raises:
+        ArgumentError: a value is outside its range, or s^2, t^2 or b s^2 that of float64.
     """
 
     squares: Tensor
@@ -40,9 +45,15 @@ class Banana(AnalyticEnergy):
 
     def __init__(self, std: float = 1.0, curvature: float = 1.0, width: float = 0.5) -> None:
         super().__init__(2)
-        self.std, self.width = positive("std", std), positive("width", width)
+        self.std, self.width = deviation("std", std), deviation("width", width)
         self.curvature = finite("curvature", curvature)
-        squares = [self.std**2, self.width**2 + 2 * (self.curvature * self.std**2) ** 2]
+        sag = self.curvature * self.std**2
+        if not math.isfinite(sag):
+            raise ArgumentError(
+                f"curvature={curvature!r} with std={std!r}: curvature * std**2 overflows"
+            )
+        # Products, where they overflow, are infinite; a power of a Python number raises.
+        squares = [self.std**2, self.width**2 + 2 * sag * sag]
         self._hold(squares=torch.tensor(squares, dtype=torch.float64))
         self.log_partition = math.log(2 * math.pi * self.std * self.width)
 
@@ -77,7 +88,10 @@ class Funnel(AnalyticEnergy):
 
     Args:
         dim: d >= 2.
-        std: s > 0, of the first coordinate.
+        std: s > 0, of the first coordinate; from 38 on Var x_i overflows to infinity.
+
+    Raises:
+        ArgumentError: a value is outside its range, or s^2 that of float64.
     """
 
     halves: Tensor
@@ -85,8 +99,8 @@ class Funnel(AnalyticEnergy):
     _in_dtype = ("halves",)
 
     def __init__(self, dim: int = 10, *, std: float = 3.0) -> None:
-        super().__init__(count("dim", dim, 2))
-        self.std = positive("std", std)
+        super().__init__(check_count("dim", dim, 2))
+        self.std = deviation("std", std)
         self._hold(halves=torch.full((self.dim - 1,), 0.5, dtype=torch.float64))
         self.log_partition = self.dim / 2 * math.log(2 * math.pi) + math.log(self.std)
 
@@ -120,6 +134,6 @@ class Funnel(AnalyticEnergy):
         return z
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        variance = self.halves.new_full((self.dim,), math.exp(self.std**2 / 2))
+        variance = self.halves.new_full((self.dim,), self.std**2 / 2).exp_()
         variance[0] = self.std**2
         return torch.zeros_like(variance), variance

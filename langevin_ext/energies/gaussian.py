@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._check import check_count
 from ..errors import ArgumentError, ShapeError
 from ._analytic import AnalyticEnergy, transposed
-from ._arguments import cholesky, count, numbers, positive
+from ._arguments import check_scales, cholesky, numbers, positive
 from ._draws import Source
 
 
@@ -31,7 +32,8 @@ class Gaussian(AnalyticEnergy):
         precision: P, (d, d); or its diagonal, a number or (d,).
 
     Raises:
-        ArgumentError, ShapeError: more than one spread, a wrong shape, or no such law.
+        ArgumentError, ShapeError: more than one spread, a wrong shape, or no such law;
+            a variance or a precision that is no normal float64.
     """
 
     location: Tensor
@@ -60,6 +62,7 @@ class Gaussian(AnalyticEnergy):
             raise ArgumentError(f"{' and '.join(given)} are given: give one of them")
         name, value = next(iter(given.items()), ("std", 1.0))
         spread, metric = _spread(name, value, location)
+        check_scales(name, value, spread.diagonal() if spread.dim() == 2 else spread)
         halves = torch.full_like(location, 0.5)
         self._hold(location=location, spread=spread, metric=metric, halves=halves)
         log_scale = float(spread.logdet() if spread.dim() == 2 else spread.log().sum())
@@ -118,5 +121,7 @@ class QuadraticWell(Gaussian):
     """
 
     def __init__(self, dim: int = 1, *, stiffness: float = 1.0) -> None:
-        zero = torch.zeros(count("dim", dim, 1), dtype=torch.float64)
-        super().__init__(zero, precision=positive("stiffness", stiffness))
+        zero = torch.zeros(check_count("dim", dim, 1), dtype=torch.float64)
+        k = positive("stiffness", stiffness)
+        check_scales("stiffness", stiffness, torch.tensor(k, dtype=torch.float64).rsqrt())
+        super().__init__(zero, precision=k)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
 from ._analytic import AnalyticEnergy, transposed
-from ._arguments import cholesky, numbers, positive
+from ._arguments import check_scales, cholesky, deviation, numbers, positive
 from ._draws import Source
 
 MAX_COMPONENTS = 64
@@ -52,7 +52,8 @@ class GaussianMixture(AnalyticEnergy):
         weights: (K,) positive numbers, which are divided by their sum; equal if None.
 
     Raises:
-        ArgumentError, ShapeError: a wrong shape, or no such law.
+        ArgumentError, ShapeError: a wrong shape, or no such law; a variance or a precision that
+            is no normal float64.
     """
 
     means: Tensor
@@ -137,7 +138,9 @@ def _spreads(stds: Any, covariances: Any, means: Tensor) -> Tensor:
     value = 1.0 if value is None else value
     given = numbers(name, value).to(means.device)
     if name == "covariances" and given.shape == (components, d, d):
-        return cholesky(name, given)
+        factors = cholesky(name, given)
+        check_scales(name, value, factors.diagonal(dim1=1, dim2=2))
+        return factors
     if given.shape not in ((), (components,), (components, d)):
         matrices = "" if name == "stds" else f", or ({components}, {d}, {d})"
         raise ShapeError(
@@ -146,6 +149,7 @@ def _spreads(stds: Any, covariances: Any, means: Tensor) -> Tensor:
         )
     numbers(name, value, zero=False, negative=False)
     given = given if name == "stds" else given.sqrt()
+    check_scales(name, value, given)
     return (given[:, None] if given.dim() == 1 else given).expand(components, d).clone()
 
 
@@ -179,4 +183,4 @@ class EightGaussians(GaussianMixture):
         radius = positive("radius", radius)
         angles = [math.pi * k / 4 for k in range(8)]
         means = [[radius * math.cos(a), radius * math.sin(a)] for a in angles]
-        super().__init__(means, stds=positive("std", std))
+        super().__init__(means, stds=deviation("std", std))

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError
 from ._analytic import AnalyticEnergy, absolute, transposed
-from ._arguments import numbers, one_each, positive
+from ._arguments import check_scales, deviation, numbers, one_each, positive
 from ._draws import (
     Quantiles,
     Source,
@@ -75,6 +75,7 @@ class Rings(AnalyticEnergy):
             raise ShapeError(f"radii has shape {shape}: give (K,) with 1 <= K <= {MAX_COMPONENTS}")
         signs = {"zero": False, "negative": False}
         stds = one_each("std", std, rings, "for each ring", **signs).to(radii.device)
+        check_scales("std", std, stds)
         weights = one_each("weights", weights, rings, "for each ring", **signs).to(radii.device)
         log_masses = weights.log() + 2 * stds.log() + radial_integral(radii / stds).log()
         log_total = log_masses.logsumexp(0)
@@ -133,7 +134,7 @@ class TwoMoons(AnalyticEnergy):
     def __init__(self, radius: float = 2.0, std: float = 0.4, width: float = 0.6) -> None:
         super().__init__(2)
         self.radius = R = positive("radius", radius)  # noqa: N806
-        self.std, self.width = positive("std", std), positive("width", width)
+        self.std, self.width = deviation("std", std), deviation("width", width)
         if self.width < self.std:
             raise ArgumentError(f"width={width!r} below std={std!r}: give a width >= std")
         # Beyond this angle the density is e^-40 of what it is at 0.

@@ -18,8 +18,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from .._check import check_count
 from ._analytic import AnalyticEnergy, absolute
-from ._arguments import count, positive
+from ._arguments import positive
 from ._draws import Quantiles, Source, quadrature, sign_and_tail
 
 
@@ -31,7 +32,7 @@ class _Separable(AnalyticEnergy):
     _in_dtype = ("sums",)
 
     def __init__(self, dim: int, factor: float, variance: float) -> None:
-        super().__init__(count("dim", dim, 1))
+        super().__init__(check_count("dim", dim, 1))
         self._variance = variance
         self._hold(sums=torch.full((self.dim,), factor, dtype=torch.float64))
 
@@ -129,7 +130,8 @@ class Logistic(_Separable):
 
     def __init__(self, dim: int = 1, *, scale: float = 1.0) -> None:
         s = positive("scale", scale)
-        super().__init__(dim, 1.0, (math.pi * s) ** 2 / 3)
+        variance = (math.pi * s) * (math.pi * s) / 3  # which may overflow; a power would raise
+        super().__init__(dim, 1.0, variance)
         self.scale = s
         self.log_partition = self.dim * math.log(s)
 

@@ -36,12 +36,6 @@ def as_array(name: str, x: Draws, axes: int = 1) -> Array:
     return array
 
 
-def check_count(name: str, value: int, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ArgumentError(f"{name}={value!r}: give an int >= {least}")
-    return value
-
-
 def check_positive(name: str, value: float) -> float:
     if not 0 < value < np.inf:
         raise ArgumentError(f"{name}={value!r}: give a positive finite number")

@@ -17,6 +17,7 @@ from typing import SupportsInt
 import numpy as np
 from scipy import special
 
+from .._check import check_count
 from ..errors import ArgumentError, ShapeError
 from . import bounds, independence
 from ._draws import (
@@ -24,7 +25,6 @@ from ._draws import (
     Draws,
     Function,
     as_array,
-    check_count,
     check_positive,
     check_rate,
 )
@@ -48,7 +48,7 @@ class Checks:
     """
 
     def __init__(self, tests: int, false_alarm: float = 1e-6) -> None:
-        self.tests, self.done = check_count("tests", tests), 0
+        self.tests, self.done = check_count("tests", tests, 1), 0
         self.false_alarm = check_rate("false_alarm", false_alarm)
 
     def _spend(self) -> float:
@@ -132,7 +132,7 @@ class Checks:
 
         ``moments(j)`` is E x^j, asked for at k, 2k and 3k.
         """
-        check_count("k", k)
+        k = check_count("k", k, 1)
         m1, m2, m3 = (float(moments(j * k)) for j in (1, 2, 3))
         variance = check_positive(f"the variance of x^{k}", m2 - m1**2)
         skewness = (m3 - 3 * m1 * m2 + 2 * m1**3) / variance**1.5

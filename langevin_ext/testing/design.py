@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from .._check import check_count
 from ..errors import ArgumentError
-from ._draws import check_count, check_positive, check_rate
+from ._draws import check_positive, check_rate
 from .bounds import normal_quantile
 
 Kind = Literal["variance", "mean", "law", "probability"]
@@ -39,7 +40,7 @@ def chains_needed(
         ArgumentError: an argument is outside its range, or ``kind`` is unknown.
     """
     check_positive("discrepancy", discrepancy)
-    alpha = check_rate("false_alarm", false_alarm) / check_count("tests", tests)
+    alpha = check_rate("false_alarm", false_alarm) / check_count("tests", tests, 1)
     both = normal_quantile(alpha / 2) + normal_quantile(check_rate("miss", miss))
     if kind == "variance":
         n = check_positive("kurtosis - 1", kurtosis - 1) * (both / discrepancy) ** 2

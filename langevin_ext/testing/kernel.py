@@ -111,10 +111,17 @@ class Kernel1D:
         ``clamp`` is (lo, hi), either of them None; it replaces those ends of the span. Draws of it
         lie at its ends exactly: of float32 chains give ``float(np.float32(0.7))``, not 0.7.
         ``grid`` are the constructor's other arguments.
+
+        Raises:
+            ArgumentError: an argument is outside its range, or sd so at a node.
         """
 
         def scale(x: Array) -> Array:
-            return np.broadcast_to(np.asarray(sd(x) if callable(sd) else sd, dtype=float), x.shape)
+            s: Array = np.asarray(sd(x) if callable(sd) else sd, dtype=np.float64)
+            wrong = s[~((s > 0) & (s < math.inf))]
+            if wrong.size:
+                raise ArgumentError(f"sd={wrong.flat[0]}: give positive finite numbers")
+            return np.broadcast_to(s, x.shape)
 
         def log_density(x: Array, y: Array) -> Array:
             s = scale(x)

@@ -27,13 +27,14 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
+from .._check import check_count
 from .._types import Energy
 from ..errors import ArgumentError, ShapeError
 from ..noise import Noise, as_noise
 from ..sample import sample
 from ..samplers._rule import Rule
 from . import bounds
-from ._draws import Array, check_count, check_rate
+from ._draws import Array, check_rate
 
 State: TypeAlias = Any
 """Chains (n, ...), a tensor or a numpy array."""
@@ -110,7 +111,7 @@ def rank_test(
         AssertionError: the law is not invariant, or a statistic is not finite.
         ArgumentError, ShapeError: an argument is outside its range.
     """
-    check_count("length", length, 2)
+    length = check_count("length", length, 2)
     rng, start = np.random.default_rng(seed), _fresh(draw)
 
     def log_p(n: int) -> tuple[float, str]:
@@ -139,7 +140,7 @@ def two_sample_test(
 
     Args and raises: as for `rank_test`.
     """
-    check_count("steps", steps)
+    steps = check_count("steps", steps, 1)
     start, measure = _fresh(draw), statistic or _mean_and_square
 
     def log_p(n: int) -> tuple[float, str]:
@@ -166,8 +167,8 @@ def _in_stages(
     growth: int,
 ) -> Passed:
     """The sequential test of the module's docstring; ``log_p(n)`` is of n new chains."""
-    check_count("stages", stages)
-    check_count("growth", growth)
+    stages = check_count("stages", stages, 1)
+    growth = check_count("growth", growth, 1)
     n = check_count("chains", chains, 2)
     beta = check_rate("false_alarm", false_alarm) / stages
     gamma, used = beta ** (1 / stages), 0
