@@ -99,10 +99,11 @@ class EnergyGradient:
     def _known(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the energy itself says, checked; the gradient is a copy."""
         point = self._point(x)
-        before = 0 if point.is_inference() else point._version
+        watched = not torch.compiler.is_compiling() and not point.is_inference()
+        before = point._version if watched else 0
         with torch.no_grad() if torch.is_grad_enabled() else _NOTHING:  # entering takes 3 us
             pair: object = self.energy.value_and_gradient(point)  # type: ignore[attr-defined]
-        if not point.is_inference() and point._version != before:
+        if watched and point._version != before:
             raise EnergyError("value_and_gradient has changed its input: leave x as it is")
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise EnergyError(
