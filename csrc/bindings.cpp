@@ -14,6 +14,20 @@
 namespace py = pybind11;
 using namespace langevin;
 
+// From Python a coefficient is a float, or the address of (rows,) values.
+template <>
+struct py::detail::type_caster<Coefficient> {
+  PYBIND11_TYPE_CASTER(Coefficient, const_name("float | int"));
+  bool load(handle source, bool) {
+    value = {0, nullptr};
+    if (PyLong_Check(source.ptr()))
+      value.each = PyLong_AsVoidPtr(source.ptr());
+    else
+      value.value = PyFloat_AsDouble(source.ptr());
+    return !PyErr_Occurred() || (PyErr_Clear(), false);
+  }
+};
+
 namespace {
 
 const Kernels* current = *kernels_begin();
@@ -25,41 +39,6 @@ void use_isa(const std::string& name) {
 }
 
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
-
-void step(int types, uintptr_t x, uintptr_t grad, uintptr_t out, int64_t rows, int64_t cols,
-          double drift, uintptr_t drifts, double diffusion, uintptr_t diffusions, double bound,
-          uintptr_t bounds, double reference_precision, double low, double high,
-          int twice_noise_power, bool per_coordinate, bool noisy, uint64_t seed, uint64_t at,
-          uint32_t stream, uint64_t first_chain, uintptr_t grad_norm, uintptr_t gamma,
-          uintptr_t finite, int threads) {
-  const Step s{pointer(x),
-               pointer(grad),
-               pointer(out),
-               rows,
-               cols,
-               {drift, pointer(drifts)},
-               {diffusion, pointer(diffusions)},
-               {bound, pointer(bounds)},
-               reference_precision,
-               low,
-               high,
-               twice_noise_power,
-               per_coordinate,
-               noisy,
-               {seed, at, stream, first_chain},
-               pointer(grad_norm),
-               pointer(gamma),
-               static_cast<bool*>(pointer(finite))};
-  const Kernels& k = *current;
-  py::gil_scoped_release release;
-  run_step(k.step, static_cast<DTypes>(types), s, threads);
-}
-
-// From Python a coefficient is a float, or the address of (rows,) values.
-Coefficient coefficient(py::handle value) {
-  if (PyLong_Check(value.ptr())) return {0, pointer(value.cast<uintptr_t>())};
-  return {value.cast<double>(), nullptr};
-}
 
 // Memory that a kernel reads or writes; none where the address is null.
 struct Memory {
@@ -79,11 +58,51 @@ bool apart(const Memory (&read)[R], const Memory (&written)[N]) {
   return true;
 }
 
-// False, and nothing done, if something that is read shares memory with something written; but the
-// gradient may be the positions or the velocities themselves.
+// The kernels return false, and have done nothing, if something that they read shares memory with
+// something that they write. But a gradient may be what is stepped: an element is read before it is
+// written.
+
+bool step(int types, uintptr_t x, uintptr_t grad, uintptr_t out, int64_t rows, int64_t cols,
+          Coefficient drift, Coefficient diffusion, Coefficient bound, double reference_precision,
+          double low, double high, int twice_noise_power, bool per_coordinate, bool noisy,
+          uint64_t seed, uint64_t at, uint32_t stream, uint64_t first_chain, uintptr_t grad_norm,
+          uintptr_t gamma, uintptr_t finite, int threads) {
+  const Step s{pointer(x),
+               pointer(grad),
+               pointer(out),
+               rows,
+               cols,
+               drift,
+               diffusion,
+               bound,
+               reference_precision,
+               low,
+               high,
+               twice_noise_power,
+               per_coordinate,
+               noisy,
+               {seed, at, stream, first_chain},
+               pointer(grad_norm),
+               pointer(gamma),
+               static_cast<bool*>(pointer(finite))};
+  const bool halves = types == kFloatBFloat16 || types == kFloatFloat16;
+  const int64_t size = types == kDouble ? sizeof(double) : sizeof(float), each = rows * size;
+  const Memory written[] = {
+      {s.out, each * cols}, {s.grad_norm, each}, {s.gamma, each}, {s.finite, rows}};
+  const Memory read[] = {{grad == out && !halves ? nullptr : s.grad, each * cols / (halves + 1)},
+                         {s.drift.each, each},
+                         {s.diffusion.each, each},
+                         {s.bound.each, each}};
+  if (!apart(read, written)) return false;
+  const Kernels& k = *current;
+  py::gil_scoped_release release;
+  run_step(k.step, static_cast<DTypes>(types), s, threads);
+  return true;
+}
+
 bool kinetic(bool wide, uintptr_t x, uintptr_t v, uintptr_t grad, int64_t rows, int64_t cols,
-             py::handle kick, py::handle drift, py::handle keep, py::handle spread,
-             py::handle second_kick, py::handle second_drift, bool noisy, uint64_t seed,
+             Coefficient kick, Coefficient drift, Coefficient keep, Coefficient spread,
+             Coefficient second_kick, Coefficient second_drift, bool noisy, uint64_t seed,
              uint64_t at, uint32_t stream, uint64_t first_chain, uintptr_t energies,
              uintptr_t grad_norm, uintptr_t gamma, uintptr_t finite, int threads) {
   const Kinetic s{pointer(x),
@@ -91,12 +110,12 @@ bool kinetic(bool wide, uintptr_t x, uintptr_t v, uintptr_t grad, int64_t rows, 
                   pointer(grad),
                   rows,
                   cols,
-                  coefficient(kick),
-                  coefficient(drift),
-                  coefficient(keep),
-                  coefficient(spread),
-                  coefficient(second_kick),
-                  coefficient(second_drift),
+                  kick,
+                  drift,
+                  keep,
+                  spread,
+                  second_kick,
+                  second_drift,
                   noisy,
                   {seed, at, stream, first_chain},
                   static_cast<double*>(pointer(energies)),
@@ -121,11 +140,11 @@ bool kinetic(bool wide, uintptr_t x, uintptr_t v, uintptr_t grad, int64_t rows, 
   return true;
 }
 
-// False, and nothing done, if something that is read shares memory with something written.
 bool accept(bool wide, uintptr_t x, uintptr_t grad, uintptr_t energy, uintptr_t y, uintptr_t grad_y,
-            uintptr_t energy_y, int64_t rows, int64_t cols, py::handle drift, py::handle diffusion,
-            py::handle bound, uintptr_t given, uint64_t seed, uint64_t at, uint32_t stream,
-            uint64_t first_chain, uintptr_t log_ratio, uintptr_t accepted, int threads) {
+            uintptr_t energy_y, int64_t rows, int64_t cols, Coefficient drift,
+            Coefficient diffusion, Coefficient bound, uintptr_t given, uint64_t seed, uint64_t at,
+            uint32_t stream, uint64_t first_chain, uintptr_t log_ratio, uintptr_t accepted,
+            int threads) {
   const Accept s{pointer(x),
                  pointer(grad),
                  pointer(energy),
@@ -134,9 +153,9 @@ bool accept(bool wide, uintptr_t x, uintptr_t grad, uintptr_t energy, uintptr_t 
                  pointer(energy_y),
                  rows,
                  cols,
-                 coefficient(drift),
-                 coefficient(diffusion),
-                 coefficient(bound),
+                 drift,
+                 diffusion,
+                 bound,
                  static_cast<const double*>(pointer(given)),
                  {seed, at, stream, first_chain},
                  static_cast<double*>(pointer(log_ratio)),

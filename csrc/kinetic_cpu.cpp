@@ -165,11 +165,10 @@ LANGEVIN_INLINE void pass_chunk(T* x, T* v, const T* g, int64_t j, int64_t n, co
       velocity[i] = work.does[kKeep] ? c(kKeep, i) * velocity[i] : V{};
       if (work.noisy) velocity[i] = velocity[i] + c(kSpread, i) * noise(i, V{});
     }
-  chunk.clear_beyond(velocity);
   seen.after_noise(j, velocity);
   if (work.does[kSecondKick]) subtract(velocity, c, kSecondKick, slope);
   if (work.does[kSecondDrift]) add(position, c, kSecondDrift, velocity);
-  chunk.clear_beyond(velocity);  // again: 0 times infinity is not 0
+  chunk.clear_beyond(velocity);  // which may have overflowed there
   chunk.clear_beyond(position);
   seen.at_the_end(position, velocity);
   if (work.moves_x) chunk.put(position, x);

@@ -238,9 +238,9 @@ BUGS = (
     ),
     Bug(
         "a gradient inside the state's memory is read too late",
-        "langevin_ext/backends/_memory.py",
-        "return value.clone() if shared else value",
-        "return value",
+        "csrc/bindings.cpp",
+        "{{grad == out && !halves ? nullptr : s.grad,",
+        "{{nullptr,",
         "tests/test_step.py::test_a_state_may_overlap_its_gradient",
     ),
     # ---- the rules ----
@@ -1048,11 +1048,11 @@ BUGS = (
         "tests/test_moves.py::test_every_pass_has_the_bits_of_the_reference",
     ),
     Bug(
-        "the padding of a row counts as kicked",
+        "what overflows beyond a row is said to be in it",
         "csrc/kinetic_cpu.cpp",
-        "  chunk.clear_beyond(velocity);  // again: 0 times infinity is not 0\n",
+        "  chunk.clear_beyond(velocity);  // which may have overflowed there\n",
         "",
-        "tests/test_moves.py::test_a_bad_chain_of_a_pass_is_alone",
+        "tests/test_moves.py::test_noise_beyond_a_row_cannot_overflow_in_it",
     ),
     Bug(
         "a velocity is forgotten by a product with 0",

@@ -282,6 +282,25 @@ def test_a_bad_chain_of_a_pass_is_alone(where: str, value: float, engine: Any) -
             assert_same_bits(a[others], b[others])
 
 
+def test_noise_beyond_a_row_cannot_overflow_in_it(engine: Any) -> None:
+    """A spread so large that only coordinates that there are not would overflow."""
+    rows, cols, padded = 60, 784, 832
+    noise = torch.empty(rows, padded)
+    engine.normal_(noise, POSITION)
+    inside, beyond = noise[:, :cols].abs().amax(1), noise[:, cols:].abs().amax(1)
+    (found,) = (beyond > inside * 1.01).nonzero(as_tuple=True)
+    assert len(found) > 0
+    x = torch.zeros(1, cols)
+    for row in found.tolist():
+        spread = torch.finfo(torch.float32).max / (0.5 * (inside + beyond)[row].item())
+        place = POSITION._replace(first_chain=POSITION.first_chain + row)
+        spec = NOTHING._replace(keep=0.0, spread=spread, position=place)
+        _, v, _, stats = passed(engine, x, x, None, spec)
+        assert v.isfinite().all()
+        assert stats is not None
+        assert stats.finite.all()
+
+
 def test_forgetting_forgets_what_is_not_finite(engine: Any) -> None:
     x, v, grad = phase(5, 9, torch.float32)
     want = passed(engine, x, v, grad, PASSES["forget"])

@@ -19,7 +19,6 @@ from .._types import (
     StepSpec,
     StepStats,
 )
-from ._memory import apart, gradient_apart
 
 isas: tuple[str, ...] = _C.isas
 """Instruction sets compiled and supported here, best first."""
@@ -61,65 +60,57 @@ def normals_in_registers(count: int) -> float:
     return float(_C.normals_in_registers(count))
 
 
+# Each of the three finds out whether something that it reads shares memory with something that it
+# writes. Then it does nothing and says so, and is given copies: addresses are at hand there, and a
+# question in Python for every two tensors would cost more than a small state's whole step.
+
+
 def step_(
     x: Tensor, grad: Tensor, step: StepSpec, stats: StepStats | None, out: Tensor | None = None
 ) -> None:
     """One step of ``x`` (B, ...), in place or to ``out`` apart from it; all of them contiguous."""
-    out = x if out is None else out
     if x.dtype == torch.float64 and grad.dtype != torch.float64:
         grad = grad.double()
-    grad = gradient_apart(grad, out)
-    drift, diffusion, bound, per_coordinate, power, rho, low, high, position = step
-    kept: list[Tensor] = []  # until the kernel is done
-
-    def number_and_address(value: Coefficient) -> tuple[float, int]:
-        if not isinstance(value, Tensor):
-            return value, 0
-        kept.append(apart(value, out, *(stats or ())))
-        return 0.0, kept[-1].data_ptr()
-
-    rows = x.shape[0]
-    _C.step(
+    position, rows = step.position, x.shape[0]
+    done = _C.step(
         _DTYPES[x.dtype, grad.dtype],
         x.data_ptr(),
         grad.data_ptr(),
-        out.data_ptr(),
+        (x if out is None else out).data_ptr(),
         rows,
-        x.numel() // rows,
-        *number_and_address(drift),
-        *number_and_address(diffusion),
-        *number_and_address(bound),
-        rho,
-        low,
-        high,
-        int(2 * power),
-        per_coordinate,
+        x.numel() // rows if rows else 0,
+        *[c if type(c) is float else _float_or_address(c) for c in step[:3]],
+        step.reference_precision,
+        step.low,
+        step.high,
+        int(2 * step.noise_power),
+        step.per_coordinate,
         position is not None,
         *(position.on_host() if position else NOWHERE)[:4],
         *((0, 0, 0) if stats is None else [s.data_ptr() for s in stats]),
         torch.get_num_threads(),
     )
+    if not done:
+        step_(x, grad.clone(), StepSpec(*map(_copy, step)), stats, out)
 
 
 def accept_(at: Point, proposal: Point, accept: AcceptSpec, decision: Decision) -> None:
     """Move each chain ``at`` some point to its proposal, or leave it, in place."""
-    x, (drift, diffusion, bound, log_ratio, position) = at.x, accept
+    x, log_ratio = at.x, accept.log_ratio
     rows = x.shape[0]
     done = _C.accept(
         x.dtype == torch.float64,
         *[t.data_ptr() for t in (*at, *proposal)],
         rows,
         x.numel() // rows if rows else 0,
-        _number_or_address(drift),
-        _number_or_address(diffusion),
-        _number_or_address(bound),
+        *[c if type(c) is float else _float_or_address(c) for c in accept[:3]],
         0 if log_ratio is None else log_ratio.data_ptr(),
-        *position.on_host()[:4],
+        *accept.position.on_host()[:4],
         decision.log_ratio.data_ptr(),
         decision.accepted.data_ptr(),
         torch.get_num_threads(),
     )
-    if not done:  # something read shares memory with something written
+    if not done:
         accept_(at, Point(*map(_copy, proposal)), AcceptSpec(*map(_copy, accept)), decision)
 
 
@@ -140,18 +131,19 @@ def kinetic_(
         0 if grad is None else grad.data_ptr(),
         rows,
         x.numel() // rows if rows else 0,
-        *map(_number_or_address, spec[:6]),
+        *[c if type(c) is float else _float_or_address(c) for c in spec[:6]],
         position is not None,
         *(position.on_host() if position else NOWHERE)[:4],
         0 if energies is None else energies.data_ptr(),
         *((0, 0, 0) if stats is None else [s.data_ptr() for s in stats]),
         torch.get_num_threads(),
     )
-    if not done:  # something read shares memory with something written
+    if not done:
         kinetic_(x, v, _copy(grad), KineticSpec(*map(_copy, spec)), energies, stats)
 
 
-def _number_or_address(value: Coefficient) -> float | int:
+def _float_or_address(value: Coefficient) -> float | int:
+    """A coefficient that is not a float as the kernels take it: a tensor's address is an int."""
     return value.data_ptr() if isinstance(value, Tensor) else float(value)
 
 
