@@ -999,3 +999,17 @@ def test_arguments_are_copied() -> None:
     means.fill_(9.0)
     for got, value in zip((mixture(x), normal(x)), want, strict=True):
         assert_same_bits(got, value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DoubleWell(barrier=1e150),
+        lambda: DoubleWell(minimum=5e-324),
+        lambda: TwoMoons(radius=1e150),
+        lambda: TwoMoons(1.0, 1e-30, 1e-30),
+    ],
+)
+def test_what_float64_does_not_hold_is_named(make: Callable[[], Any]) -> None:
+    with pytest.raises(ArgumentError, match="float64 does not hold"):
+        make()

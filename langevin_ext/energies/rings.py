@@ -139,6 +139,11 @@ class TwoMoons(AnalyticEnergy):
             raise ArgumentError(f"width={width!r} below std={std!r}: give a width >= std")
         # Beyond this angle the density is e^-40 of what it is at 0.
         apart = math.sqrt(80 * (self.width**2 + self.std**2)) / R
+        if not 1e-12 < apart < 1e12:
+            raise ArgumentError(
+                f"radius={radius!r} with std={std!r}, width={width!r}: float64 does not hold these"
+                " moons; give lengths within a factor of 1e12 of one another"
+            )
         angle = math.acos(1 - apart) if apart < 2 else math.pi
         self.angles = Quantiles(self._log_density_at, 0.0, angle)
         points, weights = quadrature(0.0, angle)

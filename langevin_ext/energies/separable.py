@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .._check import check_count
+from ..errors import ArgumentError
 from ._analytic import AnalyticEnergy, absolute
 from ._arguments import positive
 from ._draws import Quantiles, Source, quadrature, sign_and_tail
@@ -61,6 +62,11 @@ class DoubleWell(_Separable):
 
     def __init__(self, dim: int = 1, *, barrier: float = 2.0, minimum: float = 1.0) -> None:
         h, a = positive("barrier", barrier), positive("minimum", minimum)
+        if not (h < 1e20 and 1e-100 < a < 1e100):
+            raise ArgumentError(
+                f"barrier={barrier!r}, minimum={minimum!r}: float64 does not hold these wells; give"
+                " a barrier below 1e20 and a minimum between 1e-100 and 1e100"
+            )
 
         def log_density(x: Tensor) -> Tensor:
             return -h * ((x / a) ** 2 - 1) ** 2
