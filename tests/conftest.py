@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -83,6 +84,14 @@ def _clean_slate() -> Iterator[None]:
     torch.set_num_threads(threads)
     if isa:
         native.use_isa(isa)
+
+
+@pytest.fixture
+def handler() -> Iterator[Callable[..., Any]]:
+    """The interpreter's own handler of Ctrl-C, in place, which a background process has not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(params=ISAS or [pytest.param(None, marks=_skip_native)])

@@ -135,7 +135,7 @@ def test_the_law_after_burn_in(rule: Any, seed: int) -> None:
 
 
 @each_rule
-def test_an_interrupted_burn_in_goes_on(rule: Any) -> None:
+def test_an_interrupted_burn_in_goes_on(rule: Any, handler: object) -> None:
     """Ctrl-C in it leaves a state whose step sizes still adapt, and the same bits at the end."""
     x0, calls = normals(8, 3), 0
     a_step = 1 if isinstance(rule, MALA) else rule.leapfrog_steps

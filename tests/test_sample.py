@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -459,14 +459,6 @@ class Signals:
         for _ in range(self.times if self.calls == 4 else 0):
             signal.raise_signal(signal.SIGINT)
         return quadratic(x)
-
-
-@pytest.fixture
-def handler() -> Iterator[Callable[..., Any]]:
-    """The interpreter's own handler of Ctrl-C, in place."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_twice_stops_at_once(handler: Callable[..., Any]) -> None:
