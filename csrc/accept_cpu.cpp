@@ -248,7 +248,7 @@ void select(const Accept& s, int64_t base, int64_t rows, bool narrow, Scratch<T>
     choose(p.g, p.gy, t.element_moves, rows * s.cols);
     return;
   }
-  for (int64_t r = 0; r < rows; ++r)
+  for (int64_t r = 0; s.cols > 0 && r < rows; ++r)
     if (t.moves[r] != 0) {
       const Rows<T> p(s, base + r);
       memcpy(p.x, p.y, s.cols * sizeof(T));
