@@ -115,8 +115,10 @@ void spread(const T* row, int64_t cols, int64_t rows, T* element) {
       store(element + 2 * r + N, high);
     }
   } else if (cols <= 8) {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t k = 0; k < cols; k += 4) *(Four*)(element + r * cols + k) = Four{} + row[r];
+    for (int64_t r = 0; r < rows; ++r) {
+      const Four four{row[r], row[r], row[r], row[r]};
+      for (int64_t k = 0; k < cols; k += 4) *(Four*)(element + r * cols + k) = four;
+    }
   } else {
     for (int64_t r = 0; r < rows; ++r) {
       const V value = Register<T>::broadcast(row[r]);

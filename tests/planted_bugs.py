@@ -1068,6 +1068,13 @@ BUGS = (
         "if (r.meets(w)) return true;",
         "tests/test_moves.py::test_coefficients_of_a_pass_may_be_what_it_writes",
     ),
+    Bug(
+        "a step size of -0 is 0 where rows are short",
+        "csrc/tiles_cpu.h",
+        "const Four four{row[r], row[r], row[r], row[r]};",
+        "const Four four = Four{} + row[r];",
+        "tests/test_moves.py::test_a_step_size_of_minus_zero_keeps_its_sign",
+    ),
     # ---- accept or reject ----
     Bug(
         "the way back is that of the same gradient",

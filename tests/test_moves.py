@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import Tensor
 
 from langevin_ext import StepStats, backends, philox
 from langevin_ext._types import AcceptSpec, Decision, KineticSpec, Point, Position, StepSpec
 from langevin_ext.backends import reference
 
-from .conftest import DEVICE, assert_same_bits, native, normals
+from .conftest import DEVICE, ISAS, assert_same_bits, native, normals
 
 INF = math.inf
 POSITION = Position(0x1234567890ABCDEF, 2**32 - 1, 3, 2**31 - 5)
@@ -99,10 +100,10 @@ def test_a_step_out_of_place_is_that_in_place(dtype: torch.dtype, engine: Any) -
     for rows, cols in (*EACH_PATH, (600, 20)):
         x, grad = normals(rows, cols, dtype=dtype), normals(rows, cols, seed=1, dtype=dtype)
         for name, spec in step_specs(rows, dtype).items():
-            for given in (True, False):
-                what = name, (rows, cols), given
+            for recorded in (True, False):
+                what = name, (rows, cols), recorded
                 stats, more = (
-                    StepStats.empty(rows, dtype=dtype) if given else None for _ in range(2)
+                    StepStats.empty(rows, dtype=dtype) if recorded else None for _ in range(2)
                 )
                 want, state, gradient, out = x.clone(), x.clone(), grad.clone(), x * torch.nan
                 engine.step_(want, gradient, spec, stats)
@@ -299,6 +300,15 @@ def test_noise_beyond_a_row_cannot_overflow_in_it(engine: Any) -> None:
         assert v.isfinite().all()
         assert stats is not None
         assert stats.finite.all()
+
+
+@pytest.mark.parametrize("cols", [1, 2, 3, 8, 20, 100])
+def test_a_step_size_of_minus_zero_keeps_its_sign(cols: int, engine: Any) -> None:
+    minus_zero, one = torch.full((5, cols), -0.0), torch.ones(5, cols)
+    for sign in (0.0, -0.0):
+        kick = torch.full((5,), sign)
+        _, v, _, _ = passed(engine, one, minus_zero, one, NOTHING._replace(kick=kick))
+        assert_same_bits(v, minus_zero - kick[:, None] * one)
 
 
 def test_forgetting_forgets_what_is_not_finite(engine: Any) -> None:
@@ -628,3 +638,78 @@ def test_a_decision_over_no_chains(kernels: Any) -> None:
     at, there = points(0, 3, torch.float32)
     for name in LAWS:
         decided(kernels, at, there, accept_spec(name, 0, torch.float32))
+
+
+# ---- random arguments ---------------------------------------------------------------------------
+
+ODD = (0.0, -0.0, 1e-45, 1e-38, 1e-30, 1e19, 1e30, 3.4e38, INF, -INF, math.nan)
+
+
+@st.composite
+def moves(draw: st.DrawFn) -> tuple[list[Tensor], list[Tensor], KineticSpec, AcceptSpec, int]:
+    """Four arrays, two energies, what to do with them, and threads: legal if not sensible."""
+    cols = draw(st.integers(0, 80) | st.sampled_from([127, 128, 129, 449, 512, 1000, 4097]))
+    rows = draw(st.integers(1, 40) if cols < 500 else st.integers(1, 3))
+    dtype, data = draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**32))
+    arrays = [normals(rows, cols, seed=data + k, dtype=dtype) for k in range(4)]
+    energies = [normals(rows, seed=data + k, dtype=dtype) for k in range(4, 6)]
+    for t in (*arrays, *energies):
+        for _ in range(draw(st.integers(0, 2)) if t.numel() else 0):
+            t.view(-1)[draw(st.integers(0, t.numel() - 1))] = draw(st.sampled_from(ODD))
+
+    def coefficient(least: float, most: float) -> Any:
+        if draw(st.booleans()):
+            return draw(st.floats(least, most) | st.sampled_from([0.0, 1.0]))
+        values = draw(
+            st.lists(st.floats(least, most) | st.sampled_from(ODD), min_size=3, max_size=3)
+        )
+        return torch.tensor(values, dtype=dtype)[(torch.arange(rows) * data) % 3]
+
+    place = Position(
+        draw(st.integers(0, 2**64 - 1)),
+        draw(st.integers(0, 2**48 - 2)),
+        draw(st.integers(0, 2**16 - 1)),
+        draw(st.integers(0, 2**32 - 64)),
+    )
+    six = [coefficient(-1.0, 1.0) for _ in range(6)]
+    kinetic = KineticSpec(*six, draw(st.sampled_from([None, place])))
+    bound = INF if draw(st.booleans()) else coefficient(0.1, 3.0)
+    accept = AcceptSpec(coefficient(0.0, 0.1), coefficient(0.1, 0.5), bound, None, place)
+    return arrays, energies, kinetic, accept, draw(st.integers(1, 3))
+
+
+@pytest.mark.skipif(native is None, reason="nothing to compare")
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(moves())
+def test_random_moves_agree(
+    case: tuple[list[Tensor], list[Tensor], KineticSpec, AcceptSpec, int],
+) -> None:
+    """Every instruction set has the reference's bits, but for logarithms of scales."""
+    (x, v, grad, y), (e, e_y), kinetic, accept, threads = case
+    at, there, bound = Point(x, grad, e), Point(y, v, e_y), accept.max_grad_norm
+    want, (to, decision) = (
+        passed(reference, x, v, grad, kinetic),
+        decided(reference, at, there, accept),
+    )
+    for isa in ISAS:
+        native.use_isa(isa)
+        torch.set_num_threads(threads)
+        assert_same_pass(passed(native, x, v, grad, kinetic), want, isa)
+        got, again = decided(native, at, there, accept)
+        if isinstance(bound, Tensor) or bound != INF:
+            torch.testing.assert_close(
+                again.log_ratio, decision.log_ratio, rtol=1e-12, atol=1e-13 * (1 + x.shape[1]),
+                equal_nan=True,
+            )  # fmt: skip
+        else:
+            assert_same_numbers(again.log_ratio, decision.log_ratio, isa)
+        assert_same_bits(again.accepted, decision.accepted, isa)
+        for a, b in zip(got, to, strict=True):
+            assert_same_bits(a, b, isa)
+    torch.set_num_threads(1)
