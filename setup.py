@@ -70,6 +70,7 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
         "step": ("step.cpp", openmp),
         "kinetic": ("kinetic.cpp", openmp),
         "accept": ("accept.cpp", openmp),
+        "tally": ("tally.cpp", []),
     }
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     for isa, (lanes, intrinsics, flags) in ISAS.items():

@@ -10,6 +10,7 @@
 #include "philox.h"
 #include "plain_step.h"
 #include "step.h"
+#include "tally.h"
 
 namespace py = pybind11;
 using namespace langevin;
@@ -177,6 +178,32 @@ bool accept(bool wide, uintptr_t x, uintptr_t grad, uintptr_t energy, uintptr_t 
   return true;
 }
 
+template <class T>
+void add_all(uintptr_t grad_norm, uintptr_t gamma, uintptr_t log_ratio, uintptr_t weight,
+             const Sums& sums, int64_t rows) {
+  const Recorded<T> step{
+      static_cast<const T*>(pointer(grad_norm)), static_cast<const T*>(pointer(gamma)),
+      static_cast<const double*>(pointer(log_ratio)), static_cast<const double*>(pointer(weight))};
+  add(step, sums, rows);
+}
+
+void tally(bool wide, uintptr_t grad_norm, uintptr_t gamma, uintptr_t log_ratio, uintptr_t weight,
+           uintptr_t norm_sum, uintptr_t gamma_sum, uintptr_t clipped_sum, uintptr_t acceptance_sum,
+           uintptr_t weight_sum, int64_t rows) {
+  const auto doubles = [](uintptr_t address) { return static_cast<double*>(pointer(address)); };
+  const Sums sums{doubles(norm_sum), doubles(gamma_sum), doubles(clipped_sum),
+                  doubles(acceptance_sum), doubles(weight_sum)};
+  const py::gil_scoped_release release;
+  (wide ? add_all<double> : add_all<float>)(grad_norm, gamma, log_ratio, weight, sums, rows);
+}
+
+bool finite_everywhere(bool wide, uintptr_t flags, uintptr_t energy, int64_t rows) {
+  const auto* set = static_cast<const bool*>(pointer(flags));
+  const py::gil_scoped_release release;
+  return wide ? all_finite(set, static_cast<const double*>(pointer(energy)), rows)
+              : all_finite(set, static_cast<const float*>(pointer(energy)), rows);
+}
+
 template <void (*Run)(const Kernels&, float*, int64_t, int64_t, const Position&, int)>
 void fill(uintptr_t out, int64_t rows, int64_t cols, uint64_t seed, uint64_t at, uint32_t stream,
           uint64_t first_chain, int threads) {
@@ -214,6 +241,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("step", &step);
   m.def("kinetic", &kinetic);
   m.def("accept", &accept);
+  m.def("tally", &tally);
+  m.def("all_finite", &finite_everywhere);
   m.def("normal", &fill<run_normal>);
   m.def("uniform", &fill<run_uniform>);
   m.def("philox4x32", [](uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t key) {

@@ -278,8 +278,12 @@ void pass_tiles(const Kinetic& s, int64_t begin, int64_t end) {
         pass_up_to(x, v, g, j, n - j, work, one, z, seen);
     }
     if (s.energies) {
-      sum_energies(work.remembers ? t.refreshed : v, cols, rows, t, s.energies + base);
-      sum_energies(v, cols, rows, t, s.energies + s.rows + base);
+      double *refreshed = s.energies + base, *last = refreshed + s.rows;
+      sum_energies(v, cols, rows, t, last);
+      if (work.remembers)
+        sum_energies(t.refreshed, cols, rows, t, refreshed);
+      else
+        memcpy(refreshed, last, rows * sizeof(double));
     }
     if (seen.bad)
       for (int64_t i = 0; i < n; ++i)

@@ -115,7 +115,9 @@ def kinetic_(
 
 def _taken(name: str, value: Coefficient, x: Tensor) -> Coefficient:
     """A coefficient as a backend takes it: a number, or a (B,) tensor of the state's dtype."""
-    if type(value) is float and (1e-30 < value < 1e30 or value == 0):  # as nearly all are
+    if type(value) is float and (
+        1e-30 < value < 1e30 or value in (0, _INFINITY)
+    ):  # as nearly all are
         return value
     check_coefficient(name, value, x, zero=True, infinite=True)
     if not isinstance(value, Tensor):
@@ -124,10 +126,10 @@ def _taken(name: str, value: Coefficient, x: Tensor) -> Coefficient:
 
 
 def _place(noise: Noise, purpose: Purpose, x: Tensor) -> Position:
-    position = noise.position(x.shape[0], x.numel() // x.shape[0])
+    position = noise.position(x.shape[0], x.numel() // x.shape[0], purpose)
     if x.is_cuda:
         refuse_repetition(position)
-    return position._replace(stream=position.stream + purpose)
+    return position
 
 
 def point(energy: Tensor, grad: Tensor, x: Tensor) -> Point:

@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from . import backends
 from ._arviz import inference_data
+from ._types import Tally
 from .errors import DeviceError, NonFiniteError
 from .noise import Noise
 from .samplers._rule import ChainState
@@ -139,8 +141,10 @@ class Guard:
         past: SampleState | None,
         policy: OnNonFinite,
         check_every: int | None,
+        backend: str,
     ) -> None:
         x = state.x
+        self.backend = backends.resolve(backend, x.device.type)
         self.policy = policy
         self.check_every = check_every or (1 if x.device.type == "cpu" else 64)
         self.first_bad_step = torch.full(x.shape[:1], -1, dtype=torch.int64, device=x.device)
@@ -165,8 +169,7 @@ class Guard:
     def after(self, state: ChainState, k: int, *, last: bool) -> None:
         finite = state.stats.finite
         quick = self.check_every == 1 and not self.any_frozen
-        # The sum tells of every energy at the price of one; a false alarm is looked into.
-        if quick and bool(finite.all()) and math.isfinite(float(state.energy.sum())):
+        if quick and self.backend.all_finite(state.stats, state.energy):
             return
         ok = (state.energy.isfinite() & finite) | self.frozen
         self.first_bad_step.masked_fill_(~ok & (self.first_bad_step < 0), k)
@@ -211,8 +214,10 @@ class Record:
         keep_every: int | None,
         device: torch.device | str | None,
         moments: bool,
+        backend: str,
     ) -> None:
         x = state.x
+        self.backend = backends.resolve(backend, x.device.type)
         self.keep_every = keep_every
         self.kept = self.count = 0
         self.trajectory = None
@@ -224,13 +229,12 @@ class Record:
                 raise DeviceError(f"trajectory_device={device!r}: {error}") from error
             _check_memory(shape, x.element_size(), where)
             self.trajectory = torch.empty(shape, dtype=x.dtype, device=where)
-        # In float32 a sum of 1e5 steps is off in the fourth digit.
-        zeros = x.new_zeros(x.shape[:1], dtype=torch.float64)
-        self.norm, self.gamma, self.clipped = zeros, zeros.clone(), zeros.clone()
-        self.acceptance = zeros.clone() if hasattr(state, "log_ratio") else None
-        self.weight = zeros.clone() if hasattr(state, "weight") else None
+        weights = hasattr(state, "weight")
+        self.sums = Tally.zeros(
+            x.shape[0], x.device, acceptance=hasattr(state, "log_ratio"), weight=weights
+        )
         self.trajectory_weights = None
-        if self.trajectory is not None and self.weight is not None:
+        if self.trajectory is not None and weights:
             self.trajectory_weights = self.trajectory.new_empty(
                 self.trajectory.shape[:2], dtype=torch.float64
             )
@@ -238,15 +242,9 @@ class Record:
         self.squares = torch.zeros_like(x, dtype=torch.float64) if moments else None
 
     def add(self, state: Any, k: int) -> None:
-        stats = state.stats
         self.count += 1
-        self.norm += stats.grad_norm
-        self.gamma += stats.gamma
-        self.clipped += stats.gamma < 1
-        if self.acceptance is not None:
-            self.acceptance += state.log_ratio.exp().clamp_(max=1)
-        if self.weight is not None:
-            self.weight += state.weight
+        log_ratio, weight = (getattr(state, name, None) for name in ("log_ratio", "weight"))
+        self.backend.tally_(self.sums, state.stats, log_ratio, weight)
         if self.mean is not None and self.squares is not None:
             self._add_moments(state, self.mean, self.squares)
         if self.trajectory is not None and self.keep_every and (k + 1) % self.keep_every == 0:
@@ -258,11 +256,11 @@ class Record:
     def _add_moments(self, state: Any, mean: Tensor, squares: Tensor) -> None:
         """Welford's algorithm, and with weights West's."""
         delta = state.x - mean
-        if self.weight is None:
+        if self.sums.weight is None:
             mean.add_(delta, alpha=1 / self.count)
             squares.addcmul_(delta, state.x - mean)
         else:
-            mean.addcmul_(delta, _per_chain(state.weight / self.weight, mean))
+            mean.addcmul_(delta, _per_chain(state.weight / self.sums.weight, mean))
             squares.addcmul_(delta, (state.x - mean) * _per_chain(state.weight, mean))
 
     def result(self, state: Any, noise: Noise, guard: Guard) -> Samples:
@@ -271,7 +269,8 @@ class Record:
             moment = self.mean.to(state.x.dtype, copy=True)
             if not self.count:
                 moment.fill_(math.nan)
-            total = self.count if self.weight is None else _per_chain(self.weight, self.squares)
+            weight = self.sums.weight
+            total = self.count if weight is None else _per_chain(weight, self.squares)
             var = (self.squares / total).to(state.x.dtype)
             var *= self.count / (self.count - 1) if self.count > 1 else math.nan
 
@@ -280,24 +279,24 @@ class Record:
 
         adaptation = getattr(state, "adaptation", None)
         stats = SampleStats(
-            grad_norm=mean(self.norm),
-            gamma=mean(self.gamma),
-            clipped=mean(self.clipped),
+            grad_norm=mean(self.sums.grad_norm),
+            gamma=mean(self.sums.gamma),
+            clipped=mean(self.sums.clipped),
             energy=state.energy.clone(),
             first_bad_step=guard.first_bad_step,
             restarts=guard.restarts,
             mean=moment,
             var=var,
-            acceptance=mean(self.acceptance),
+            acceptance=mean(self.sums.acceptance),
             step_size=None if adaptation is None else adaptation.step_size.clone(),
-            weight=mean(self.weight),
+            weight=mean(self.sums.weight),
         )
         if self.trajectory is not None and self.trajectory.device.type != state.x.device.type:
             _wait_for(state.x.device)
         kept = None if self.trajectory is None else self.trajectory[: self.kept]
         # The caller may do to x what they like: the state keeps its own.
         past = SampleState(state, noise.clone(), guard.frozen, guard.start, guard.restarts)
-        weights = state.weight.clone() if self.weight is not None else None
+        weights = state.weight.clone() if self.sums.weight is not None else None
         kept_weights = None
         if self.trajectory_weights is not None:
             kept_weights = self.trajectory_weights[: self.kept]

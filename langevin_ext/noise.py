@@ -268,31 +268,32 @@ class Noise:
             raise NoiseError(f"step={cells[1]} and {steps} more: the noise ends at step 2**48")
         cells[1] += steps
 
-    def by_value(self) -> Position:
+    def by_value(self, purpose: int = 0) -> Position:
         """Where the next step draws from, as numbers if they are at hand; nothing is checked."""
         cells = self._cells
         if cells is None:
-            return self.by_reference()
+            return self.by_reference(purpose)
         seed, step = cells
         return Position(
-            seed % 2**64, step + self._offset, self._stream, self._first_chain, None,
+            seed % 2**64, step + self._offset, self._stream + purpose, self._first_chain, None,
             self._approximate,
         )  # fmt: skip
 
-    def by_reference(self) -> Position:
+    def by_reference(self, purpose: int = 0) -> Position:
         """Where the next step draws from, as the tensor that holds it and an offset."""
         return Position(
-            0, self._offset, self._stream, self._first_chain, self._origin, self._approximate
-        )
+            0, self._offset, self._stream + purpose, self._first_chain, self._origin,
+            self._approximate,
+        )  # fmt: skip
 
-    def position(self, chains: int, columns: int) -> Position:
-        """Where a state of (chains, columns) draws from next; consumes nothing.
+    def position(self, chains: int, columns: int, purpose: Purpose | int = 0) -> Position:
+        """Where a state of (chains, columns) draws from next, for a purpose; consumes nothing.
 
         Raises:
             NoiseError: a chain id would reach 2**32 or a coordinate 2**34; or the last of the
                 2**48 steps has been consumed.
         """
-        position = self.by_value()
+        position = self.by_value(int(purpose))
         check_position(position, chains, columns)
         return position
 

@@ -104,8 +104,8 @@ def sample(
                 f"{rule} adapts its step size during burn-in, and burn_in=0: give some hundred"
                 " steps, or target_acceptance=None"
             )
-        record = Record(state, steps, keep_every, trajectory_device, moments)
-        guard = Guard(state, past, on_nonfinite, check_every)
+        record = Record(state, steps, keep_every, trajectory_device, moments, backend)
+        guard = Guard(state, past, on_nonfinite, check_every, backend)
         total = burn_in + steps
         noise.clone().advance(total)  # so that it does not run out on the way
         if not state.x.numel():  # nothing to move, but the noise keeps step with other shards

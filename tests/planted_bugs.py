@@ -893,14 +893,14 @@ BUGS = (
     Bug(
         "a weighted variance is divided by the number of steps",
         "langevin_ext/_watch.py",
-        "total = self.count if self.weight is None else _per_chain(self.weight, self.squares)",
+        "total = self.count if weight is None else _per_chain(weight, self.squares)",
         "total = self.count",
         "tests/test_corrections.py::test_moments_are_weighted",
     ),
     Bug(
         "a weighted mean is divided by the number of steps",
         "langevin_ext/_watch.py",
-        "_per_chain(state.weight / self.weight, mean)",
+        "_per_chain(state.weight / self.sums.weight, mean)",
         "_per_chain(state.weight / self.count, mean)",
         "tests/test_corrections.py::test_moments_are_weighted",
     ),
@@ -1364,5 +1364,34 @@ BUGS = (
         "self.mean = torch.zeros_like(x, dtype=torch.float64)",
         "self.mean = torch.zeros_like(x)",
         "tests/test_rules.py::test_moments_of_long_runs_far_from_zero",
+    ),
+    # ---- sums over steps ----
+    Bug(
+        "a step that hits the bound counts as clipped",
+        "langevin_ext/backends/reference.py",
+        "sums.clipped.add_(stats.gamma < 1)",
+        "sums.clipped.add_(stats.gamma <= 1)",
+        "tests/test_tally.py::test_the_native_sums_are_the_references",
+    ),
+    Bug(
+        "an acceptance above one is averaged",
+        "csrc/tally.cpp",
+        "return log_ratio >= 0 ? 1 : std::exp(log_ratio);",
+        "return std::exp(log_ratio);",
+        "tests/test_tally.py::test_known_sums",
+    ),
+    Bug(
+        "the last chain's energy is not looked at",
+        "csrc/tally.cpp",
+        "all &= finite[i] & (std::isfinite(energy[i]) != 0)",
+        "all &= finite[i] & (i + 1 == rows || std::isfinite(energy[i]))",
+        "tests/test_tally.py::test_one_chain_that_is_not_finite_is_found",
+    ),
+    Bug(
+        "an acceptance ratio of NaN counts as one",
+        "langevin_ext/backends/triton/kernels/tally.py",
+        "tl.where(ratio >= 0.0, 1.0, tl.exp(ratio))",
+        "tl.where(ratio < 0.0, tl.exp(ratio), 1.0)",
+        "tests/kernels/test_tally.py::test_the_kernels_sums_are_the_references",
     ),
 )

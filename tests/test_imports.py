@@ -21,7 +21,10 @@ LAYERS = (
     {"philox"},
     {"backends", "backends._memory", "backends.native", "backends.reference"}
     | {f"backends.triton{part}" for part in ("", "._launch", ".kernels", ".noise")}
-    | {f"backends.triton.kernels.{part}" for part in ("accept", "draw", "kinetic", "step", "tile")},
+    | {
+        f"backends.triton.kernels.{part}"
+        for part in ("accept", "draw", "kinetic", "step", "tally", "tile")
+    },
     {"_check", "_derivative", "_run", "_diagnostics", "_summary", "_arviz"},
     {"diagnostics"},
     {"plots"},

@@ -362,6 +362,18 @@ def test_a_pass_over_any_shape(shape: tuple[int, ...], engine: Any) -> None:
             assert (got[2] == 0).all()
 
 
+def test_energies_and_statistics_are_asked_for_apart(kernels: Any) -> None:
+    """What one of them is does not hang on whether the other is recorded."""
+    for shape, name in itertools.product(EACH_PATH, ("everything", "forget", "kick")):
+        x, v, grad = phase(*shape, torch.float32)
+        want = passed(kernels, x, v, grad, PASSES[name])
+        energies = torch.empty(2, shape[0], dtype=torch.float64)
+        stats = StepStats.empty(shape[0])
+        kernels.kinetic_(x.clone(), v.clone(), grad, PASSES[name], energies, None)
+        kernels.kinetic_(x, v, grad, PASSES[name], None, stats)
+        assert_same_pass((x, v, energies, stats), want, (shape, name))
+
+
 def test_a_pass_over_no_chains(kernels: Any) -> None:
     x = torch.zeros(0, 3)
     passed(kernels, x, x.clone(), x.clone(), EVERYTHING)
@@ -638,6 +650,44 @@ def test_a_decision_over_no_chains(kernels: Any) -> None:
     at, there = points(0, 3, torch.float32)
     for name in LAWS:
         decided(kernels, at, there, accept_spec(name, 0, torch.float32))
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+MARGIN = 71
+"""More elements than a kernel holds in registers; odd, so that no register is aligned in memory."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_memory_beside_what_is_written_is_left_alone(dtype: torch.dtype, kernels: Any) -> None:
+    beside: list[Tensor] = []
+
+    def enclosed(t: Tensor) -> Tensor:
+        """A copy of the tensor with margins before and after it."""
+        edge = MARGIN * t.element_size()
+        memory = torch.full((t.nbytes + 2 * edge,), 0x5A, dtype=torch.uint8)
+        beside.extend((memory[:edge], memory[-edge:]))
+        return memory[edge:-edge].view(t.dtype).view(t.shape).copy_(t)
+
+    torch.set_num_threads(2)
+    for rows, cols in (*EACH_PATH, (1030, 1), (90, 10), (3, 1000)):
+        x, v, grad = phase(rows, cols, dtype)
+        moving = kinetic_spec("everything per chain", rows, dtype)
+        want = passed(kernels, x, v, grad, moving)
+        x, v, energies = map(enclosed, (x, v, torch.empty(2, rows, dtype=torch.float64)))
+        stats = StepStats(*map(enclosed, StepStats.empty(rows, dtype=dtype)))
+        kernels.kinetic_(x, v, grad, moving, energies, stats)
+        assert_same_pass((x, v, energies, stats), want, (rows, cols))
+
+        at, there = points(rows, cols, dtype)
+        clipped = accept_spec("everything per chain, clipped", rows, dtype)
+        moved, decision = decided(kernels, at, there, clipped)
+        at, again = Point(*map(enclosed, at)), Decision(*map(enclosed, decision))
+        kernels.accept_(at, there, clipped, again)
+        for a, b in zip((*at, *again), (*moved, *decision), strict=True):
+            assert_same_bits(a, b, (rows, cols))
+    for edge in beside:
+        assert (edge == 0x5A).all()
 
 
 # ---- random arguments ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .._types import AcceptSpec, Decision, KineticSpec, Point, Position, StepSpec, StepStats
+from .._types import AcceptSpec, Decision, KineticSpec, Point, Position, StepSpec, StepStats, Tally
 from ..errors import ArgumentError, BackendError, FallbackWarning
 
 NAMES = "triton", "native", "reference"
@@ -49,6 +49,10 @@ class Backend(Protocol):
         energies: Tensor | None,
         stats: StepStats | None,
     ) -> None: ...
+    def tally_(
+        self, sums: Tally, stats: StepStats, log_ratio: Tensor | None, weight: Tensor | None
+    ) -> None: ...
+    def all_finite(self, stats: StepStats, energy: Tensor) -> bool: ...
     def normal_(self, out: Tensor, position: Position) -> None: ...
     def uniform_(self, out: Tensor, position: Position) -> None: ...
 

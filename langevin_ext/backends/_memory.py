@@ -1,7 +1,8 @@
-"""What a kernel may read while it writes: tensors in memory of their own."""
+"""Tensors as kernels may read them: in memory of their own, or laid out as another."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -16,3 +17,11 @@ def gradient_apart(grad: Tensor, x: Tensor) -> Tensor:
     """As `apart`; but a state may be its own gradient: an element is read before it is written."""
     same = grad.data_ptr() == x.data_ptr() and grad.dtype == x.dtype
     return grad if same else apart(grad, x)
+
+
+def each(t: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A record of every chain laid out as ``like``: a rule from outside may keep its own way."""
+    dtype = dtype or t.dtype
+    if t.dtype is dtype and t.shape == like.shape and t.device == like.device and t.is_contiguous():
+        return t
+    return t.to(like.device, dtype).expand_as(like).contiguous()

@@ -18,7 +18,9 @@ from .._types import (
     Position,
     StepSpec,
     StepStats,
+    Tally,
 )
+from ._memory import each
 
 isas: tuple[str, ...] = _C.isas
 """Instruction sets compiled and supported here, best first."""
@@ -140,6 +142,27 @@ def kinetic_(
     )
     if not done:
         kinetic_(x, v, _copy(grad), KineticSpec(*map(_copy, spec)), energies, stats)
+
+
+def tally_(sums: Tally, stats: StepStats, log_ratio: Tensor | None, weight: Tensor | None) -> None:
+    """Add a step's record to the sums; ``log_ratio`` and ``weight`` (B,) where they have one."""
+    like, dtype = sums.grad_norm, _real(stats.grad_norm)
+    read = [each(stats.grad_norm, like, dtype), each(stats.gamma, like, dtype)]
+    more = [None if t is None else each(t, like, torch.float64) for t in (log_ratio, weight)]
+    addresses = [0 if t is None else t.data_ptr() for t in (*read, *more, *sums)]
+    _C.tally(dtype is torch.float64, *addresses, len(like))
+
+
+def all_finite(stats: StepStats, energy: Tensor) -> bool:
+    """Whether a step left every chain, and found every energy, finite."""
+    finite, dtype = each(stats.finite, stats.finite, torch.bool), _real(energy)
+    energy, wide = each(energy, finite, dtype), dtype is torch.float64
+    return bool(_C.all_finite(wide, finite.data_ptr(), energy.data_ptr(), finite.numel()))
+
+
+def _real(t: Tensor) -> torch.dtype:
+    """The type, of the two that the kernels know, in which a record is exact."""
+    return torch.float32 if t.dtype is torch.float32 else torch.float64
 
 
 def _float_or_address(value: Coefficient) -> float | int:

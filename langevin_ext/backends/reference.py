@@ -26,6 +26,7 @@ from .._types import (
     Position,
     StepSpec,
     StepStats,
+    Tally,
 )
 
 BLOCK, LANES = 4096, 64
@@ -196,6 +197,22 @@ def kinetic_(
         stats.finite.copy_((x.isfinite() & v.isfinite()).all(1))
     position.copy_(x.view(position.shape))  # last: what is above may be views of them
     velocity.copy_(v.view(velocity.shape))
+
+
+def tally_(sums: Tally, stats: StepStats, log_ratio: Tensor | None, weight: Tensor | None) -> None:
+    """Add a step's record to the sums; ``log_ratio`` and ``weight`` (B,) where they have one."""
+    sums.grad_norm.add_(stats.grad_norm)
+    sums.gamma.add_(stats.gamma)
+    sums.clipped.add_(stats.gamma < 1)
+    if sums.acceptance is not None and log_ratio is not None:
+        sums.acceptance.add_(log_ratio.exp().clamp_(max=1))
+    if sums.weight is not None and weight is not None:
+        sums.weight.add_(weight)
+
+
+def all_finite(stats: StepStats, energy: Tensor) -> bool:
+    """Whether a step left every chain, and found every energy, finite."""
+    return bool((stats.finite & energy.isfinite()).all())
 
 
 def normal_(out: Tensor, position: Position) -> None:

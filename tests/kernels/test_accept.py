@@ -162,9 +162,9 @@ def test_a_decision_is_its_rule() -> None:
     """x <- y where log u <= log ratio, u being coordinate 0 of each chain; the rest as it was."""
     ratio = torch.tensor([0.0, 1e3, -1e3, -1.0, -1.0, -1.0, -1.0, -1.0], dtype=DOUBLE)
     u = reference.philox.uniform(PLACE, 8, 1, torch.device("cpu"))[:, 0].double()
-    accept = spec(3, log_ratio=ratio)
+    accept = spec(3, log_ratio=ratio + 1)
     at, proposal = case(8, 3, accept)
-    at, proposal = at._replace(energy=torch.ones(8)), proposal._replace(energy=torch.ones(8))
+    at, proposal = at._replace(energy=torch.ones(8)), proposal._replace(energy=torch.full([8], 2.0))
     got, record = decided(at, proposal, accept)
     want = u.log() <= ratio
     assert want.tolist()[:3] == [True, True, False]

@@ -13,8 +13,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ..._types import AcceptSpec, Decision, KineticSpec, Point, Position, StepSpec, StepStats
-from .._memory import apart, gradient_apart
+from ..._types import AcceptSpec, Decision, KineticSpec, Point, Position, StepSpec, StepStats, Tally
+from .._memory import apart, each, gradient_apart
 
 if tuple(int(n) for n in triton.__version__.split(".")[:2]) < (3, 6):
     raise ImportError(f"triton {triton.__version__} is too old: 3.6 is needed")
@@ -175,6 +175,22 @@ def kinetic_(
             kernels.finish_rows[(rows,)](
                 sums, *records, rows, TILES=tiles, num_warps=4, enable_fp_fusion=False
             )
+
+
+def tally_(sums: Tally, stats: StepStats, log_ratio: Tensor | None, weight: Tensor | None) -> None:
+    """Add a step's record to the sums; ``log_ratio`` and ``weight`` (B,) where they have one."""
+    like, block = sums.grad_norm, 256
+    values = stats.grad_norm, stats.gamma, log_ratio, weight
+    read = [None if t is None else each(t, like) for t in values]
+    with on(like.device):
+        kernels.tally_tile[(-(-len(like) // block),)](
+            *read, *sums, len(like), BLOCK=block, num_warps=4, enable_fp_fusion=False
+        )
+
+
+def all_finite(stats: StepStats, energy: Tensor) -> bool:
+    """Whether a step left every chain, and found every energy, finite."""
+    return bool((stats.finite & energy.isfinite()).all())
 
 
 def _draw_(out: Tensor, position: Position, law: str | None) -> None:

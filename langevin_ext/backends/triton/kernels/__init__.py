@@ -9,3 +9,4 @@ from .accept import (
 from .draw import draw_tile as draw_tile
 from .kinetic import finish_rows as finish_rows, kinetic_tile as kinetic_tile
 from .step import partial_sums as partial_sums, step_tile as step_tile
+from .tally import tally_tile as tally_tile
