@@ -669,23 +669,20 @@ def test_memory_beside_what_is_written_is_left_alone(dtype: torch.dtype, kernels
         beside.extend((memory[:edge], memory[-edge:]))
         return memory[edge:-edge].view(t.dtype).view(t.shape).copy_(t)
 
-    torch.set_num_threads(2)
-    for rows, cols in (*EACH_PATH, (1030, 1), (90, 10), (3, 1000)):
-        x, v, grad = phase(rows, cols, dtype)
-        moving = kinetic_spec("everything per chain", rows, dtype)
-        want = passed(kernels, x, v, grad, moving)
+    for shape in (*EACH_PATH, (1030, 1), (90, 10), (3, 1000)):
+        rows, name, law = shape[0], "everything per chain", "a value per chain"
+        x, v, grad = phase(*shape, dtype)
         x, v, energies = map(enclosed, (x, v, torch.empty(2, rows, dtype=torch.float64)))
         stats = StepStats(*map(enclosed, StepStats.empty(rows, dtype=dtype)))
-        kernels.kinetic_(x, v, grad, moving, energies, stats)
-        assert_same_pass((x, v, energies, stats), want, (rows, cols))
+        kernels.kinetic_(x, v, grad, kinetic_spec(name, rows, dtype), energies, stats)
+        assert_same_pass((x, v, energies, stats), expected_pass(shape, name, dtype), shape)
 
-        at, there = points(rows, cols, dtype)
-        clipped = accept_spec("everything per chain, clipped", rows, dtype)
-        moved, decision = decided(kernels, at, there, clipped)
-        at, again = Point(*map(enclosed, at)), Decision(*map(enclosed, decision))
-        kernels.accept_(at, there, clipped, again)
-        for a, b in zip((*at, *again), (*moved, *decision), strict=True):
-            assert_same_bits(a, b, (rows, cols))
+        old, there = points(*shape, dtype)
+        want = expected_decision(shape, law, dtype)
+        at, decision = Point(*map(enclosed, old)), Decision(*map(enclosed, want))
+        kernels.accept_(at, there, accept_spec(law, rows, dtype), decision)
+        assert_same_bits(decision.log_ratio, want.log_ratio, shape)
+        assert_selected(at, old, there, want.accepted, shape)
     for edge in beside:
         assert (edge == 0x5A).all()
 
