@@ -64,13 +64,13 @@ def check_step(
     elif position is None:
         raise NoiseError("noise=None with a diffusion that is not 0: pass a Noise(seed)")
     return StepSpec(
-        _as_taken(drift, x), _as_taken(diffusion, x), _as_taken(max_grad_norm, x), per_coordinate,
+        as_taken(drift, x), as_taken(diffusion, x), as_taken(max_grad_norm, x), per_coordinate,
         noise_power, reference_precision, low, high, position,
     )  # fmt: skip
 
 
-def _as_taken(value: Coefficient, x: Tensor) -> Coefficient:
-    """A coefficient as a backend takes it."""
+def as_taken(value: Coefficient, x: Tensor) -> Coefficient:
+    """A coefficient as a backend takes it: a number, or a (B,) tensor of the state's dtype."""
     if not isinstance(value, Tensor):
         return float(value)
     return value.to(x.device, x.dtype).expand(x.shape[:1]).resolve_neg().contiguous()

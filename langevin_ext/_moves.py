@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import backends
-from ._check import check_coefficient
+from ._check import as_taken, check_coefficient
 from ._run import refuse_repetition
 from ._types import (
     AcceptSpec,
@@ -114,15 +114,13 @@ def kinetic_(
 
 
 def _taken(name: str, value: Coefficient, x: Tensor) -> Coefficient:
-    """A coefficient as a backend takes it: a number, or a (B,) tensor of the state's dtype."""
+    """A checked coefficient."""
     if type(value) is float and (
         1e-30 < value < 1e30 or value in (0, _INFINITY)
     ):  # as nearly all are
         return value
     check_coefficient(name, value, x, zero=True, infinite=True)
-    if not isinstance(value, Tensor):
-        return float(value)
-    return value.to(x.device, x.dtype).expand(x.shape[:1]).contiguous()
+    return as_taken(value, x)
 
 
 def _place(noise: Noise, purpose: Purpose, x: Tensor) -> Position:
@@ -134,7 +132,7 @@ def _place(noise: Noise, purpose: Purpose, x: Tensor) -> Position:
 
 def point(energy: Tensor, grad: Tensor, x: Tensor) -> Point:
     """A point from an energy's value and gradient there, as the kernels take it."""
-    return Point(x, grad.to(x.dtype).contiguous(), energy)
+    return Point(x, grad.to(x.dtype).resolve_neg().contiguous(), energy)
 
 
 def room_for_decision(x: Tensor) -> Decision:

@@ -26,7 +26,7 @@ from .errors import (
 )
 from .gradient import EnergyGradient, undisturbed
 from .noise import Noise, as_noise
-from .samplers._rule import Rule
+from .samplers._rule import Rule, check_fields
 
 
 def sample(
@@ -194,6 +194,8 @@ def _resume(energy: Energy, gradient: EnergyGradient, past: SampleState, rule: R
             f"a state of {type(past.chains).__name__} is another rule's; {type(rule).__name__} goes"
             f" on from a {expected.__name__}: start from its x"
         )
+    if expected is not None:
+        check_fields(past.chains)
     state = _copy(past.chains)
     if state.x.numel() and hasattr(rule, "resume"):
         with undisturbed(energy), _named_errors("at the start"):
@@ -204,7 +206,7 @@ def _resume(energy: Energy, gradient: EnergyGradient, past: SampleState, rule: R
 def _copy(field: Any) -> Any:
     """A copy of a state, or of what is in it, down to the tensors."""
     if isinstance(field, Tensor):
-        return field.clone()
+        return field.clone(memory_format=torch.contiguous_format)
     if isinstance(field, tuple):
         copies = map(_copy, field)
         return type(field)(*copies) if hasattr(field, "_fields") else tuple(copies)

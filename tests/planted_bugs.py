@@ -1365,6 +1365,20 @@ BUGS = (
         "self.mean = torch.zeros_like(x)",
         "tests/test_rules.py::test_moments_of_long_runs_far_from_zero",
     ),
+    Bug(
+        "a gradient in negative memory is read as it lies",
+        "langevin_ext/_moves.py",
+        "grad.to(x.dtype).resolve_neg().contiguous()",
+        "grad.to(x.dtype).contiguous()",
+        "tests/test_rules.py::test_a_gradient_in_a_negative_view_is_the_gradient",
+    ),
+    Bug(
+        "a continued state keeps its strides",
+        "langevin_ext/sample.py",
+        "field.clone(memory_format=torch.contiguous_format)",
+        "field.clone()",
+        "tests/test_rules.py::test_a_state_changed_by_hand_goes_on_or_is_refused",
+    ),
     # ---- sums over steps ----
     Bug(
         "a step that hits the bound counts as clipped",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -179,3 +180,65 @@ def test_jitter_breaks_the_circle(seed: int) -> None:
     for jitter in (-0.1, 1.0, math.nan, "a"):
         with pytest.raises(errors.ArgumentError, match="jitter="):
             HMC(h, jitter=jitter)  # type: ignore[arg-type]
+
+
+def negative_view(x: Tensor) -> Tensor:
+    """x, as torch takes it from a conjugate: its memory has -x, and a flag."""
+    view = torch.complex(torch.zeros_like(x), -x).conj().imag
+    assert view.is_neg()
+    assert torch.equal(view, x)
+    return view
+
+
+class InNegativeViews:
+    """`quadratic`, whose gradients come as views of negative memory."""
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return quadratic(x), negative_view(x)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product: Tensor = torch.complex(torch.zeros_like(x), x).conj() * 1j
+        return quadratic(product.real)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("name", RULES)
+def test_a_gradient_in_a_negative_view_is_the_gradient(name: str, closed: bool) -> None:
+    """torch says that such memory of one element is contiguous."""
+    x0, rule = normals(1, 1), RULES[name](0.1)
+    energy: Any = InNegativeViews() if closed else InNegativeViews().__call__
+    options: Any = {"seed": 0, "burn_in": 2}
+    want = sample(quadratic, x0, rule, 5, **options).x
+    torch.testing.assert_close(sample(energy, x0, rule, 5, **options).x, want)
+
+
+def test_a_threshold_in_a_negative_view_is_the_threshold() -> None:
+    x0, threshold = normals(1, 3), torch.ones(1)
+    for correction in ("none", "weights", "divergence", "metropolis"):
+        runs = (
+            sample(quadratic, x0, AniLA(b, 0.5, correction=correction), 5, seed=0).x
+            for b in (threshold, negative_view(threshold))
+        )
+        assert_same_bits(*runs)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_state_changed_by_hand_goes_on_or_is_refused(name: str) -> None:
+    """Fields in another layout are what they are; of another size or type they are refused."""
+    rule = RULES[name](0.1)
+    state = sample(quadratic, normals(3, 4), rule, 2, seed=0, burn_in=1).state
+    fields = state.chains._asdict()
+    apart = {
+        k: t.mT.clone().mT for k, t in fields.items() if isinstance(t, Tensor) and t.dim() == 2
+    }
+    moved = dataclasses.replace(state, chains=state.chains._replace(**apart))
+    assert_same_bits(sample(quadratic, moved, rule, 3).x, sample(quadratic, state, rule, 3).x, name)
+    for field, value in fields.items():
+        if not isinstance(value, Tensor) or field == "x":
+            continue
+        shorter = state.chains._replace(**{field: value[1:]})
+        with pytest.raises(errors.ShapeError, match=f"the state's {field} has shape"):
+            sample(quadratic, dataclasses.replace(state, chains=shorter), rule, 1)
+        other = state.chains._replace(**{field: value.to(torch.float16)})
+        with pytest.raises(errors.DtypeError, match=f"the state's {field} is torch.float16"):
+            sample(quadratic, dataclasses.replace(state, chains=other), rule, 1)

@@ -22,6 +22,12 @@ def gradient_apart(grad: Tensor, x: Tensor) -> Tensor:
 def each(t: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A record of every chain laid out as ``like``: a rule from outside may keep its own way."""
     dtype = dtype or t.dtype
-    if t.dtype is dtype and t.shape == like.shape and t.device == like.device and t.is_contiguous():
+    if (
+        t.dtype is dtype
+        and t.shape == like.shape
+        and t.device == like.device
+        and t.is_contiguous()
+        and not t.is_neg()
+    ):
         return t
-    return t.to(like.device, dtype).expand_as(like).contiguous()
+    return t.to(like.device, dtype).expand_as(like).resolve_neg().contiguous()
