@@ -229,7 +229,7 @@ def test_a_state_changed_by_hand_goes_on_or_is_refused(name: str) -> None:
     state = sample(quadratic, normals(3, 4), rule, 2, seed=0, burn_in=1).state
     fields = state.chains._asdict()
     apart = {
-        k: t.mT.clone().mT for k, t in fields.items() if isinstance(t, Tensor) and t.dim() == 2
+        k: t.mT.contiguous().mT for k, t in fields.items() if isinstance(t, Tensor) and t.dim() == 2
     }
     moved = dataclasses.replace(state, chains=state.chains._replace(**apart))
     assert_same_bits(sample(quadratic, moved, rule, 3).x, sample(quadratic, state, rule, 3).x, name)
