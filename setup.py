@@ -38,7 +38,7 @@ ISAS: dict[str, tuple[int, int, list[str]]] = {  # name: (float lanes, intrinsic
     "avx2": (8, 1, AVX2),
     "avx512": (16, 1, AVX2 + AVX512),
 }
-PER_ISA = "noise", "step", "kinetic", "accept"  # *_cpu.cpp, compiled once for each of them
+PER_ISA = "noise", "step", "kinetic", "accept", "elementary"  # *_cpu.cpp, once for each
 
 
 class BuildError(RuntimeError):

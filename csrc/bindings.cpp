@@ -204,6 +204,22 @@ bool finite_everywhere(bool wide, uintptr_t flags, uintptr_t energy, int64_t row
               : all_finite(set, static_cast<const float*>(pointer(energy)), rows);
 }
 
+// One of the elementary functions; false where there is none of this name and type.
+bool elementary(const std::string& name, bool wide, uintptr_t x, uintptr_t out, int64_t n) {
+  const ElementaryKernels& k = current->elementary;
+  if (wide) {
+    const auto f = name == "exp" ? k.wide_exp : name == "tanh" ? k.wide_tanh : nullptr;
+    if (f) f(static_cast<const double*>(pointer(x)), static_cast<double*>(pointer(out)), n);
+    return f;
+  }
+  const auto f = name == "exp"        ? k.exp
+                 : name == "tanh"     ? k.tanh
+                 : name == "softplus" ? k.softplus
+                                      : nullptr;
+  if (f) f(static_cast<const float*>(pointer(x)), static_cast<float*>(pointer(out)), n);
+  return f;
+}
+
 template <void (*Run)(const Kernels&, float*, int64_t, int64_t, const Position&, int)>
 void fill(uintptr_t out, int64_t rows, int64_t cols, uint64_t seed, uint64_t at, uint32_t stream,
           uint64_t first_chain, int threads) {
@@ -243,6 +259,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("accept", &accept);
   m.def("tally", &tally);
   m.def("all_finite", &finite_everywhere);
+  m.def("elementary", &elementary);
   m.def("normal", &fill<run_normal>);
   m.def("uniform", &fill<run_uniform>);
   m.def("philox4x32", [](uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t key) {

@@ -34,6 +34,15 @@ struct NoiseKernels {
   float (*normals_in_registers)(int64_t count);
 };
 
+// out <- f(x) for n numbers: what csrc/elementary.h makes of them on this instruction set.
+struct ElementaryKernels {
+  void (*exp)(const float* x, float* out, int64_t n);
+  void (*tanh)(const float* x, float* out, int64_t n);
+  void (*softplus)(const float* x, float* out, int64_t n);
+  void (*wide_exp)(const double* x, double* out, int64_t n);
+  void (*wide_tanh)(const double* x, double* out, int64_t n);
+};
+
 struct StepKernels;
 struct KineticKernels;
 struct AcceptKernels;
@@ -46,12 +55,15 @@ struct Kernels {
   const StepKernels& step;
   const KineticKernels& kinetic;
   const AcceptKernels& accept;
+  const ElementaryKernels& elementary;
 };
 
 extern const NoiseKernels avx512_noise, avx2_noise, sse2_noise, generic_noise;
 extern const StepKernels avx512_step, avx2_step, sse2_step, generic_step;
 extern const KineticKernels avx512_kinetic, avx2_kinetic, sse2_kinetic, generic_kinetic;
 extern const AcceptKernels avx512_accept, avx2_accept, sse2_accept, generic_accept;
+extern const ElementaryKernels avx512_elementary, avx2_elementary, sse2_elementary,
+    generic_elementary;
 
 // ---- kernels.cpp: those of this processor -----------------------------------------------------
 

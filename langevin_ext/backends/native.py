@@ -174,6 +174,15 @@ def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
+def elementary(name: str, x: Tensor) -> Tensor:
+    """The kernels' own "exp", "tanh" or (float32) "softplus" of contiguous float32 or float64."""
+    out = torch.empty_like(x)
+    wide = x.dtype is torch.float64
+    if not _C.elementary(name, wide, x.data_ptr(), out.data_ptr(), x.numel()):
+        raise ValueError(f"no {name} of {x.dtype}")
+    return out
+
+
 def normal_(out: Tensor, position: Position) -> None:
     """Fill ``out`` (B, D) float32 with the standard normals at ``position``."""
     _C.normal(out.data_ptr(), *out.shape, *position.on_host()[:4], torch.get_num_threads())

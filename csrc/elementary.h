@@ -1,0 +1,160 @@
+// exp, tanh and log(1 + e^x), for one float or double or a register of them, on the host and on a
+// GPU. Every operation is one correctly rounded one in the order written here, so the bits agree on
+// every instruction set; it must be compiled with contraction of a*b+c off.
+//
+// All three reduce x = n log 2 + r with |r| <= log(2) / 2 and take e^r - 1 = r + r^2 P(r), where P
+// is the polynomial with the least largest relative error of e^r - 1 (Remez exchange): 1.3e-8 in
+// float32, 3e-19 in float64.
+#pragma once
+
+#include "philox.h"
+
+namespace langevin {
+namespace {
+
+template <class V>
+struct Number {  // a vector's comparison is a vector of integers as wide as its elements
+  using Bits = decltype(V{} < V{});
+  using Element = decltype(V{}[0] + 0);
+};
+template <>
+struct Number<float> {
+  using Bits = int32_t;
+  using Element = float;
+};
+template <>
+struct Number<double> {
+  using Bits = int64_t;
+  using Element = double;
+};
+
+template <class To, class From>
+LANGEVIN_INLINE To same_bits(From a) {
+  To b;
+  static_assert(sizeof a == sizeof b, "one word for another");
+  memcpy(&b, &a, sizeof b);
+  return b;
+}
+
+template <class T>
+struct Format;
+
+template <>
+struct Format<float> {
+  static constexpr int mantissa = 23, bias = 127;
+  static constexpr int32_t sign = INT32_MIN;
+  static constexpr float to_integer = 0x1.8p23f;  // added, it leaves the integer in the last bits
+  static constexpr int32_t integer_bits = 0x4b400000;
+  static constexpr float log2_e = 1.44269504f;
+  static constexpr float log_2_high = 0.693359375f, log_2_low = -2.12194440e-4f;
+  static constexpr float most = 89, least = -104;  // beyond them e^x is infinite, or 0
+  static constexpr float flat = 10;                // beyond it tanh is 1
+  template <class V>
+  LANGEVIN_INLINE V expm1(V r) {
+    V p = r * 1.39464508e-3f + 8.36658478e-3f;
+    p = p * r + 4.16662805e-2f;
+    p = p * r + 1.66665435e-1f;
+    p = p * r + 0.5f;
+    return p * (r * r) + r;
+  }
+};
+
+template <>
+struct Format<double> {
+  static constexpr int mantissa = 52, bias = 1023;
+  static constexpr int64_t sign = INT64_MIN;
+  static constexpr double to_integer = 0x1.8p52;
+  static constexpr int64_t integer_bits = 0x4338000000000000;
+  static constexpr double log2_e = 1.4426950408889634;
+  static constexpr double log_2_high = 0x1.62e42feep-1, log_2_low = 1.9082149292705877e-10;
+  static constexpr double most = 710, least = -746;
+  static constexpr double flat = 20;
+  template <class V>
+  LANGEVIN_INLINE V expm1(V r) {
+    V p = r * 2.0924446060049244e-9 + 2.510904497277631e-8;
+    p = p * r + 2.755724274973015e-7;
+    p = p * r + 2.7557244181676033e-6;
+    p = p * r + 2.480158736056965e-5;
+    p = p * r + 1.9841269886158793e-4;
+    p = p * r + 1.388888888886683e-3;
+    p = p * r + 8.333333333321615e-3;
+    p = p * r + 4.16666666666667e-2;
+    p = p * r + 1.6666666666666677e-1;
+    p = p * r + 0.5;
+    return p * (r * r) + r;
+  }
+};
+
+template <class V>
+using FormatOf = Format<typename Number<V>::Element>;
+template <class V>
+using BitsOf = typename Number<V>::Bits;
+
+// 2^n where that is a normal number.
+template <class V>
+LANGEVIN_INLINE V power_of_two(BitsOf<V> n) {
+  return same_bits<V>((n + FormatOf<V>::bias) << FormatOf<V>::mantissa);
+}
+
+// e^r - 1 and n with x = n log 2 + r.
+template <class V>
+LANGEVIN_INLINE V expm1_reduced(V x, BitsOf<V>& n) {
+  using C = FormatOf<V>;
+  const V integer = x * C::log2_e + C::to_integer;
+  n = same_bits<BitsOf<V>>(integer) - C::integer_bits;
+  const V k = integer - C::to_integer;
+  return C::expm1(x - k * C::log_2_high - k * C::log_2_low);
+}
+
+// e^x to within 1.1 ulps, subnormal where that is right; NaN of NaN.
+template <class V>
+LANGEVIN_INLINE V exp_of(V x) {
+  using C = FormatOf<V>;
+  x = x > C::most ? V{} + C::most : x;
+  x = x < C::least ? V{} + C::least : x;
+  BitsOf<V> n;
+  const V e = expm1_reduced(x, n) + typename Number<V>::Element(1);
+  const BitsOf<V> half = n >> 1;  // 2^n itself may not be a number
+  return e * power_of_two<V>(half) * power_of_two<V>(n - half);
+}
+
+// tanh x to within 2.6 ulps, by (e^2|x| - 1) / (e^2|x| + 1); NaN of NaN.
+template <class V>
+LANGEVIN_INLINE V tanh_of(V x) {
+  using C = FormatOf<V>;
+  using T = typename Number<V>::Element;
+  const BitsOf<V> sign = same_bits<BitsOf<V>>(x) & C::sign;
+  V size = same_bits<V>(same_bits<BitsOf<V>>(x) ^ sign);
+  size = size > C::flat ? V{} + C::flat : size;
+  BitsOf<V> n;
+  const V e = expm1_reduced(size + size, n), scale = power_of_two<V>(n);
+  const V expm1 = e * scale + (scale - T(1));
+  return same_bits<V>(same_bits<BitsOf<V>>(expm1 / (expm1 + T(2))) | sign);
+}
+
+// log(1 + z) for z from 0 to 1, of floats; polynomial of Cephes' logf.
+template <class V>
+LANGEVIN_INLINE V log1p_of(V z) {
+  const V f = z > 0.41421356f ? (z - 1.0f) * 0.5f : z;  // 1 + z = 2 (1 + f) from sqrt(2) on
+  V p = f * 7.0376836292e-2f + -1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f + -1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f + -1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f + -2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const V f2 = f * f;
+  const V log = f + (p * f * f2 - f2 * 0.5f);
+  return z > 0.41421356f ? log + 0.693147181f : log;
+}
+
+// log(1 + e^x) to within two ulps, of floats; NaN of NaN.
+template <class V>
+LANGEVIN_INLINE V softplus_of(V x) {
+  const V above = x > 0.0f ? x : V{}, below = x > 0.0f ? -x : x;
+  return above + log1p_of(exp_of(below));
+}
+
+}  // namespace
+}  // namespace langevin
