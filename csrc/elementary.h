@@ -36,6 +36,29 @@ LANGEVIN_INLINE To same_bits(From a) {
   return b;
 }
 
+// How products are added: each rounded by itself, unless a caller brings sums of its own, which
+// may fuse them and then have an instruction set's own bits.
+struct Separate {
+  template <class V>
+  LANGEVIN_INLINE V multiply_add(V a, V b, V c) {
+    return a * b + c;
+  }
+};
+
+// By Horner's rule, the highest coefficient first.
+template <class Sums, class V>
+LANGEVIN_INLINE V horner(V, V p) {
+  return p;
+}
+template <class Sums, class V, class T, class... More>
+LANGEVIN_INLINE V horner(V x, V p, T next, More... more) {
+  return horner<Sums>(x, Sums::multiply_add(p, x, V{} + next), more...);
+}
+template <class Sums, class V, class T, class... More>
+LANGEVIN_INLINE V polynomial(V x, T first, More... more) {
+  return horner<Sums>(x, V{} + first, more...);
+}
+
 template <class T>
 struct Format;
 
@@ -49,13 +72,10 @@ struct Format<float> {
   static constexpr float log_2_high = 0.693359375f, log_2_low = -2.12194440e-4f;
   static constexpr float most = 89, least = -104;  // beyond them e^x is infinite, or 0
   static constexpr float flat = 10;                // beyond it tanh is 1
-  template <class V>
-  LANGEVIN_INLINE V expm1(V r) {
-    V p = r * 1.39464508e-3f + 8.36658478e-3f;
-    p = p * r + 4.16662805e-2f;
-    p = p * r + 1.66665435e-1f;
-    p = p * r + 0.5f;
-    return p * (r * r) + r;
+  template <class Sums, class V>
+  LANGEVIN_INLINE V expm1_series(V r) {
+    return polynomial<Sums>(r, 1.39464508e-3f, 8.36658478e-3f, 4.16662805e-2f, 1.66665435e-1f,
+                            0.5f);
   }
 };
 
@@ -69,19 +89,12 @@ struct Format<double> {
   static constexpr double log_2_high = 0x1.62e42feep-1, log_2_low = 1.9082149292705877e-10;
   static constexpr double most = 710, least = -746;
   static constexpr double flat = 20;
-  template <class V>
-  LANGEVIN_INLINE V expm1(V r) {
-    V p = r * 2.0924446060049244e-9 + 2.510904497277631e-8;
-    p = p * r + 2.755724274973015e-7;
-    p = p * r + 2.7557244181676033e-6;
-    p = p * r + 2.480158736056965e-5;
-    p = p * r + 1.9841269886158793e-4;
-    p = p * r + 1.388888888886683e-3;
-    p = p * r + 8.333333333321615e-3;
-    p = p * r + 4.16666666666667e-2;
-    p = p * r + 1.6666666666666677e-1;
-    p = p * r + 0.5;
-    return p * (r * r) + r;
+  template <class Sums, class V>
+  LANGEVIN_INLINE V expm1_series(V r) {
+    return polynomial<Sums>(r, 2.0924446060049244e-9, 2.510904497277631e-8, 2.755724274973015e-7,
+                            2.7557244181676033e-6, 2.480158736056965e-5, 1.9841269886158793e-4,
+                            1.388888888886683e-3, 8.333333333321615e-3, 4.16666666666667e-2,
+                            1.6666666666666677e-1, 0.5);
   }
 };
 
@@ -97,29 +110,31 @@ LANGEVIN_INLINE V power_of_two(BitsOf<V> n) {
 }
 
 // e^r - 1 and n with x = n log 2 + r.
-template <class V>
+template <class Sums = Separate, class V>
 LANGEVIN_INLINE V expm1_reduced(V x, BitsOf<V>& n) {
   using C = FormatOf<V>;
-  const V integer = x * C::log2_e + C::to_integer;
+  const V integer = Sums::multiply_add(x, V{} + C::log2_e, V{} + C::to_integer);
   n = same_bits<BitsOf<V>>(integer) - C::integer_bits;
   const V k = integer - C::to_integer;
-  return C::expm1(x - k * C::log_2_high - k * C::log_2_low);
+  const V r =
+      Sums::multiply_add(k, V{} - C::log_2_low, Sums::multiply_add(k, V{} - C::log_2_high, x));
+  return Sums::multiply_add(C::template expm1_series<Sums>(r), r * r, r);
 }
 
 // e^x to within 1.1 ulps, subnormal where that is right; NaN of NaN.
-template <class V>
+template <class Sums = Separate, class V>
 LANGEVIN_INLINE V exp_of(V x) {
   using C = FormatOf<V>;
   x = x > C::most ? V{} + C::most : x;
   x = x < C::least ? V{} + C::least : x;
   BitsOf<V> n;
-  const V e = expm1_reduced(x, n) + typename Number<V>::Element(1);
+  const V e = expm1_reduced<Sums>(x, n) + typename Number<V>::Element(1);
   const BitsOf<V> half = n >> 1;  // 2^n itself may not be a number
   return e * power_of_two<V>(half) * power_of_two<V>(n - half);
 }
 
 // tanh x to within 2.6 ulps, by (e^2|x| - 1) / (e^2|x| + 1); NaN of NaN.
-template <class V>
+template <class Sums = Separate, class V>
 LANGEVIN_INLINE V tanh_of(V x) {
   using C = FormatOf<V>;
   using T = typename Number<V>::Element;
@@ -127,25 +142,19 @@ LANGEVIN_INLINE V tanh_of(V x) {
   V size = same_bits<V>(same_bits<BitsOf<V>>(x) ^ sign);
   size = size > C::flat ? V{} + C::flat : size;
   BitsOf<V> n;
-  const V e = expm1_reduced(size + size, n), scale = power_of_two<V>(n);
-  const V expm1 = e * scale + (scale - T(1));
+  const V e = expm1_reduced<Sums>(size + size, n), scale = power_of_two<V>(n);
+  const V expm1 = Sums::multiply_add(e, scale, scale - T(1));
   return same_bits<V>(same_bits<BitsOf<V>>(expm1 / (expm1 + T(2))) | sign);
 }
 
 // log(1 + z) for z from 0 to 1, of floats; polynomial of Cephes' logf.
-template <class V>
+template <class Sums = Separate, class V>
 LANGEVIN_INLINE V log1p_of(V z) {
   const V f = z > 0.41421356f ? (z - 1.0f) * 0.5f : z;  // 1 + z = 2 (1 + f) from sqrt(2) on
-  V p = f * 7.0376836292e-2f + -1.1514610310e-1f;
-  p = p * f + 1.1676998740e-1f;
-  p = p * f + -1.2420140846e-1f;
-  p = p * f + 1.4249322787e-1f;
-  p = p * f + -1.6668057665e-1f;
-  p = p * f + 2.0000714765e-1f;
-  p = p * f + -2.4999993993e-1f;
-  p = p * f + 3.3333331174e-1f;
-  const V f2 = f * f;
-  const V log = f + (p * f * f2 - f2 * 0.5f);
+  const V p = polynomial<Sums>(f, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f,
+                               -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
+                               2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f, -0.5f);
+  const V log = Sums::multiply_add(p, f * f, f);
   return z > 0.41421356f ? log + 0.693147181f : log;
 }
 
