@@ -6,6 +6,7 @@
 #include <string>
 
 #include "accept.h"
+#include "chain.h"
 #include "kinetic.h"
 #include "philox.h"
 #include "plain_step.h"
@@ -178,6 +179,54 @@ bool accept(bool wide, uintptr_t x, uintptr_t grad, uintptr_t energy, uintptr_t 
   return true;
 }
 
+int64_t chain(bool wide, int kind, int64_t components, uintptr_t numbers, int64_t count,
+              uintptr_t x, int64_t rows, int64_t cols, int64_t steps, Coefficient drift,
+              Coefficient diffusion, Coefficient bound, uintptr_t drifts, uintptr_t diffusions,
+              double reference_precision, double low, double high, int twice_noise_power,
+              bool per_coordinate, bool noisy, uint64_t seed, uint64_t at, uint32_t stream,
+              uint64_t first_chain, uintptr_t frozen, uintptr_t energy, uintptr_t grad_norm,
+              uintptr_t gamma, uintptr_t finite, int64_t first, uintptr_t norm_sum,
+              uintptr_t gamma_sum, uintptr_t clipped_sum, uintptr_t mean, uintptr_t squares,
+              uintptr_t trajectory, int64_t every, int threads) {
+  const auto doubles = [](uintptr_t address) { return static_cast<double*>(pointer(address)); };
+  const Chain c{static_cast<EnergyKind>(kind),
+                components,
+                doubles(numbers),
+                count,
+                pointer(x),
+                rows,
+                cols,
+                steps,
+                drift,
+                diffusion,
+                bound,
+                doubles(drifts),
+                doubles(diffusions),
+                reference_precision,
+                low,
+                high,
+                twice_noise_power,
+                per_coordinate,
+                noisy,
+                {seed, at, stream, first_chain},
+                static_cast<const bool*>(pointer(frozen)),
+                pointer(energy),
+                pointer(grad_norm),
+                pointer(gamma),
+                static_cast<bool*>(pointer(finite)),
+                first,
+                doubles(norm_sum),
+                doubles(gamma_sum),
+                doubles(clipped_sum),
+                doubles(mean),
+                doubles(squares),
+                pointer(trajectory),
+                every};
+  const Kernels& k = *current;
+  py::gil_scoped_release release;
+  return run_chain(k.chain, wide ? kDoubleState : kFloatState, c, threads);
+}
+
 template <class T>
 void add_all(uintptr_t grad_norm, uintptr_t gamma, uintptr_t log_ratio, uintptr_t weight,
              const Sums& sums, int64_t rows) {
@@ -257,6 +306,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("step", &step);
   m.def("kinetic", &kinetic);
   m.def("accept", &accept);
+  m.def("chain", &chain);
+  m.attr("chain_energies") = py::make_tuple(
+      "diagonal_gaussian", "full_gaussian", "round_mixture", "diagonal_mixture", "full_mixture",
+      "rings", "two_moons", "banana", "funnel", "double_well", "quartic_well", "logistic");
+  m.attr("chain_limits") = py::make_tuple(kMostColumns, kMostComponents);
   m.def("tally", &tally);
   m.def("all_finite", &finite_everywhere);
   m.def("elementary", &elementary);

@@ -24,7 +24,7 @@ bool has_avx512() {
 #endif
 
 #define LANGEVIN_KERNELS(isa, supported) \
-  {#isa, supported, isa##_noise, isa##_step, isa##_kinetic, isa##_accept, isa##_elementary}
+  {#isa, supported, isa##_noise, isa##_step, isa##_kinetic, isa##_accept, isa##_elementary, isa##_chain}
 const Kernels compiled[] = {
 #if defined(__x86_64__)
     LANGEVIN_KERNELS(avx512, has_avx512),

@@ -46,6 +46,7 @@ struct ElementaryKernels {
 struct StepKernels;
 struct KineticKernels;
 struct AcceptKernels;
+struct ChainKernels;
 
 // Each of them is defined in a file that is compiled once for each instruction set.
 struct Kernels {
@@ -56,12 +57,14 @@ struct Kernels {
   const KineticKernels& kinetic;
   const AcceptKernels& accept;
   const ElementaryKernels& elementary;
+  const ChainKernels& chain;
 };
 
 extern const NoiseKernels avx512_noise, avx2_noise, sse2_noise, generic_noise;
 extern const StepKernels avx512_step, avx2_step, sse2_step, generic_step;
 extern const KineticKernels avx512_kinetic, avx2_kinetic, sse2_kinetic, generic_kinetic;
 extern const AcceptKernels avx512_accept, avx2_accept, sse2_accept, generic_accept;
+extern const ChainKernels avx512_chain, avx2_chain, sse2_chain, generic_chain;
 extern const ElementaryKernels avx512_elementary, avx2_elementary, sse2_elementary,
     generic_elementary;
 

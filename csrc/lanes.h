@@ -186,6 +186,7 @@ struct Pair {
 LANGEVIN_PAIRWISE(+)
 LANGEVIN_PAIRWISE(-)
 LANGEVIN_PAIRWISE(*)
+LANGEVIN_PAIRWISE(/)
 LANGEVIN_PAIRWISE(&)
 LANGEVIN_PAIRWISE(|)
 LANGEVIN_PAIRWISE(^)
@@ -195,6 +196,19 @@ LANGEVIN_PAIRWISE(>>)
 template <class T>
 LANGEVIN_INLINE Pair<T> operator-(const Pair<T>& x) {
   return {-x.a, -x.b};
+}
+
+template <class T, class S>
+LANGEVIN_INLINE Pair<T>& operator+=(Pair<T>& x, const S& y) {
+  return x = x + y;
+}
+template <class T, class S>
+LANGEVIN_INLINE Pair<T>& operator*=(Pair<T>& x, const S& y) {
+  return x = x * y;
+}
+template <class T, class S>
+LANGEVIN_INLINE Pair<T>& operator/=(Pair<T>& x, const S& y) {
+  return x = x / y;
 }
 
 struct PairOfLanes {
@@ -228,6 +242,7 @@ struct Register;
 template <>
 struct Register<float> {
   using V = F;
+  using T = float;
   static constexpr int lanes = W;
   LANGEVIN_INLINE V broadcast(float a) { return Lanes::constant(a); }
   LANGEVIN_INLINE V at_least(V lo, V y) { return Lanes::at_least(lo, y); }
@@ -250,6 +265,7 @@ struct Register<float> {
 template <>
 struct Register<double> {
   using V = D;
+  using T = double;
   static constexpr int lanes = H;
   LANGEVIN_INLINE V broadcast(double a) { return a - V{}; }
   LANGEVIN_INLINE V at_least(V lo, V y) { return lo > y ? lo : y; }
@@ -324,6 +340,26 @@ struct Register<double> {
     return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
   }
 #endif
+};
+
+// Two registers of T.
+template <class T_>
+struct TwoRegisters {
+  using T = T_;
+  using R = Register<T>;
+  using V = Pair<typename R::V>;
+  static constexpr int lanes = 2 * R::lanes;
+  LANGEVIN_INLINE V broadcast(T a) { return {R::broadcast(a), R::broadcast(a)}; }
+  LANGEVIN_INLINE V at_least(const V& lo, const V& y) {
+    return {R::at_least(lo.a, y.a), R::at_least(lo.b, y.b)};
+  }
+  LANGEVIN_INLINE V at_most(const V& hi, const V& y) {
+    return {R::at_most(hi.a, y.a), R::at_most(hi.b, y.b)};
+  }
+  LANGEVIN_INLINE V sqrt(const V& a) { return {R::sqrt(a.a), R::sqrt(a.b)}; }
+  LANGEVIN_INLINE bool any_not_finite(const V& a) {
+    return R::any_not_finite(a.a) | R::any_not_finite(a.b);
+  }
 };
 
 // Unaligned loads that widen to the register's type, and stores.

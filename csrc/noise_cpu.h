@@ -53,6 +53,11 @@ struct Source {
         step_low(static_cast<uint32_t>(p.step)),
         stream_and_step_high((p.stream << 16) | static_cast<uint32_t>(p.step >> 32)),
         first_chain(p.first_chain) {}
+  // Another step of the same seed.
+  void go_to(uint64_t step, uint32_t stream) {
+    step_low = static_cast<uint32_t>(step);
+    stream_and_step_high = (stream << 16) | static_cast<uint32_t>(step >> 32);
+  }
 };
 
 LANGEVIN_INLINE Words<Pair<Q>> words_at(Pair<Q> group, Pair<Q> chain, const Source& s) {

@@ -198,3 +198,27 @@ class Tally(NamedTuple):
 
         last = [zeros() if there else None for there in (acceptance, weight)]
         return cls(zeros(), zeros(), zeros(), *last)
+
+
+class ChainEnergy(NamedTuple):
+    """An energy as a kernel of whole chains knows it."""
+
+    kind: str
+    """One of csrc/energies.h, as ``"round_mixture"``."""
+    components: int
+    numbers: Tensor
+    """float64, one-dimensional, on the host: what csrc/energies.h lists for this kind."""
+
+
+class ChainRecord(NamedTuple):
+    """What is kept over the steps of whole chains."""
+
+    first: int
+    """How many steps it has already."""
+    sums: Tally
+    mean: Tensor | None
+    """(B, d) float64: running means and sums of squares about them; None if not asked for."""
+    squares: Tensor | None
+    trajectory: Tensor | None
+    """(kept, B, d): the states to come, after every so many of the recorded steps."""
+    every: int

@@ -241,6 +241,10 @@ class Record:
         self.mean = torch.zeros_like(x, dtype=torch.float64) if moments else None
         self.squares = torch.zeros_like(x, dtype=torch.float64) if moments else None
 
+    def totals(self) -> list[Tensor]:
+        """All that steps are added to, but for the trajectory."""
+        return [t for t in (*self.sums, self.mean, self.squares) if t is not None]
+
     def add(self, state: Any, k: int) -> None:
         self.count += 1
         log_ratio, weight = (getattr(state, name, None) for name in ("log_ratio", "weight"))

@@ -68,7 +68,7 @@ class EnergyGradient:
         if not compiling and torch.is_inference_mode_enabled():
             with torch.inference_mode(False):
                 return self(x.clone() if x.is_inference() else x)
-        if self._knows and not _has_hooks(self.energy):
+        if self.knows:
             return self._known(x)
         if compiling:  # which can follow torch.func.grad, not autograd.grad
             grad, value = torch.func.grad(self._total, has_aux=True)(self._point(x))
@@ -79,6 +79,11 @@ class EnergyGradient:
                 grad = _slope(total, point)
         # A copy: an energy may return a view of its input, which is about to change.
         return value.detach().view(x.shape[0]).to(x.dtype, copy=True), grad.detach()
+
+    @property
+    def knows(self) -> bool:
+        """Whether the energy is asked for its gradient, and not autograd."""
+        return self._knows and not _has_hooks(self.energy)
 
     def with_hessian_product(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """U(x), g = grad U(x) and H g with the Hessian H, all detached.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ._chain import whole_chain as find_whole_chain
 from ._check import check_count, check_state
 from ._types import Energy
 from ._watch import Guard, OnNonFinite, Record, Samples, SampleState, name_chains
@@ -45,6 +46,7 @@ def sample(
     progress: bool | str = False,
     autocast: torch.dtype | None = None,
     channels_last: bool | None = None,
+    whole_chain: bool | str = "auto",
     backend: str = "auto",
 ) -> Samples:
     """Draw from exp(-U) by a rule, all chains at once.
@@ -75,6 +77,9 @@ def sample(
         autocast: bfloat16 or float16 for the energy; the state stays as it is.
         channels_last: hand the energy its states in this memory format; None decides by a fixed
             rule. The noise is the same in either.
+        whole_chain: take many steps in one call of a kernel: where it knows energy and rule if
+            ``"auto"``, never if False; an error that says why not if True. The noise is the same;
+            gradients differ by rounding.
         backend: ``"auto"``, ``"triton"``, ``"native"`` or ``"reference"``.
 
     Raises:
@@ -92,6 +97,8 @@ def sample(
         raise ArgumentError(
             f"rule={rule!r}: pass Langevin, AniLA, MALA, or an object with init and step"
         )
+    if whole_chain not in (True, False, "auto"):
+        raise ArgumentError(f"whole_chain={whole_chain!r}: give 'auto', True or False")
     if on_nonfinite not in ("raise", "freeze", "reinit"):
         raise ArgumentError(f"on_nonfinite={on_nonfinite!r}: give 'raise', 'freeze' or 'reinit'")
 
@@ -114,6 +121,13 @@ def sample(
             if burn_in and hasattr(rule, "end_burn_in"):
                 state = rule.end_burn_in(state)
 
+        chain = None
+        if whole_chain and total:
+            found = find_whole_chain(energy, gradient, rule, state, backend, guard, record)
+            chain = None if isinstance(found, str) else found
+            if isinstance(found, str) and whole_chain is True:
+                raise ArgumentError(f"whole_chain=True: {found}; leave whole_chain at 'auto'")
+
         def samples() -> Samples:
             return record.result(state, noise, guard)
 
@@ -124,17 +138,25 @@ def sample(
             leave=False,
         )
         with undisturbed(energy), bar, _interrupts_between_steps() as interrupted:
+            k = 0
             try:
-                for k in range(total):
-                    guard.before(state)
-                    state = _advance(rule, state, gradient, noise, backend, k)
-                    guard.after(state, k, last=k + 1 == total)
-                    if k + 1 == burn_in and hasattr(rule, "end_burn_in"):
+                while k < total:
+                    end = burn_in if k < burn_in else total
+                    steps = chain.advance(state, noise, end - k, kept=k >= burn_in) if chain else 0
+                    if steps:
+                        state = state._replace(step=state.step + steps)
+                    else:
+                        steps = 1
+                        guard.before(state)
+                        state = _advance(rule, state, gradient, noise, backend, k)
+                        guard.after(state, k, last=k + 1 == total)
+                        if k >= burn_in:
+                            record.add(state, k - burn_in)
+                    k += steps
+                    if k == burn_in and hasattr(rule, "end_burn_in"):
                         state = rule.end_burn_in(state)
-                    if k >= burn_in:
-                        record.add(state, k - burn_in)
                     if progress:
-                        bar.update()
+                        bar.update(steps)
                     if interrupted:
                         raise KeyboardInterrupt
             except KeyboardInterrupt:

@@ -36,6 +36,7 @@ LAYERS = (
     {"samplers", "samplers._rule", "samplers._adapt", "samplers.langevin", "samplers.anila"}
     | {"samplers.mala", "samplers.hmc", "samplers.kinetic", "samplers.tula"},
     {"_watch"},
+    {"_chain"},
     {"sample"},
     {""},  # langevin_ext/__init__.py
     {"info"},

@@ -11,6 +11,8 @@ from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader
 from .._types import (
     NOWHERE,
     AcceptSpec,
+    ChainEnergy,
+    ChainRecord,
     Coefficient,
     Decision,
     KineticSpec,
@@ -31,6 +33,12 @@ compiler: str = _C.compiler
 plain_step = _C.plain_step
 """`langevin_step_` of nothing but plain arguments, all at once, or False and nothing done; None
 where torch lacks DLPack's C exchange API. The step then goes the long way, through the checks."""
+
+CHAIN_ENERGIES: tuple[str, ...] = _C.chain_energies
+"""The analytic energies that have whole chains."""
+
+CHAIN_COLUMNS, CHAIN_COMPONENTS = _C.chain_limits
+"""The most coordinates and components of those."""
 
 _DTYPES = {
     (torch.float32, torch.float32): 0,
@@ -142,6 +150,59 @@ def kinetic_(
     )
     if not done:
         kinetic_(x, v, _copy(grad), KineticSpec(*map(_copy, spec)), energies, stats)
+
+
+def chain_(
+    x: Tensor,
+    energy: ChainEnergy,
+    step: StepSpec,
+    steps: int,
+    schedule: Tensor | None,
+    value: Tensor,
+    stats: StepStats,
+    frozen: Tensor | None,
+    record: ChainRecord | None,
+) -> int:
+    """Many steps of x (B, d) down an analytic energy, in place; how many left all chains finite.
+
+    With fewer than ``steps`` of them, what was to be written is in no certain state. ``value`` (B,)
+    and ``stats`` are of the last step, ``schedule`` (2, steps) float64 has drift and diffusion of
+    each, ``frozen`` (B,) bool says who stays.
+    """
+    position = step.position
+    first, sums, mean, squares, trajectory, every = record or (0, None, None, None, None, 1)
+    totals = (None, None, None) if sums is None else sums[:3]
+    written = value, *stats, *totals, mean, squares, trajectory
+    at = [0 if t is None else t.data_ptr() for t in written]
+    drifts, diffusions = (None, None) if schedule is None else schedule
+    return int(
+        _C.chain(
+            x.dtype == torch.float64,
+            CHAIN_ENERGIES.index(energy.kind),
+            energy.components,
+            energy.numbers.data_ptr(),
+            energy.numbers.numel(),
+            x.data_ptr(),
+            *x.shape,
+            steps,
+            *[c if type(c) is float else _float_or_address(c) for c in step[:3]],
+            0 if drifts is None else drifts.data_ptr(),
+            0 if diffusions is None else diffusions.data_ptr(),
+            step.reference_precision,
+            step.low,
+            step.high,
+            int(2 * step.noise_power),
+            step.per_coordinate,
+            position is not None,
+            *(position.on_host() if position else NOWHERE)[:4],
+            0 if frozen is None else frozen.data_ptr(),
+            *at[:4],
+            first,
+            *at[4:],
+            every,
+            torch.get_num_threads(),
+        )
+    )
 
 
 def tally_(sums: Tally, stats: StepStats, log_ratio: Tensor | None, weight: Tensor | None) -> None:

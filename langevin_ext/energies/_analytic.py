@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._check import check_count
+from .._types import ChainEnergy
 from ..errors import DtypeError, ShapeError
 from ..noise import Noise, Purpose, as_noise
 from ._draws import Source
@@ -62,6 +63,10 @@ class AnalyticEnergy(nn.Module, ABC):
     @abstractmethod
     def _moments(self) -> tuple[Tensor, Tensor]:
         """The mean (d,) and the covariance, (d, d) or its diagonal (d,)."""
+
+    @abstractmethod
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        """The kind, components and numbers of `ChainEnergy`."""
 
     # ---- what a user asks -----------------------------------------------------------------------
 
@@ -140,6 +145,19 @@ class AnalyticEnergy(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, log_partition={self.log_partition:.6g}"
+
+    def chain_energy(self) -> ChainEnergy | None:
+        """What kernels of whole chains take of this energy, as it was made; None if it was not.
+
+        A subclass of a user's, or an instance with a forward of its own, is another energy.
+        """
+        own = type(self).__module__.startswith(f"{__package__}.")
+        changed = self.__dict__.keys() & {"forward", "value_and_gradient", "_energy_and_gradient"}
+        if not own or changed:
+            return None
+        kind, components, numbers = self._numbers()
+        flat = torch.cat([torch.as_tensor(t, dtype=torch.float64).cpu().flatten() for t in numbers])
+        return ChainEnergy(kind, components, flat.contiguous())
 
     # ---- the machinery --------------------------------------------------------------------------
 

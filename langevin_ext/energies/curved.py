@@ -17,6 +17,7 @@ where s = 3, d = 10)
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,9 @@ class Banana(AnalyticEnergy):
         up = torch.div(above, self.width, out=points[1])
         points[0].mul_(up).mul_(-2 * self.curvature).add_(along, alpha=1 / self.std)
         return along.square_().add_(above.square_()).div_(2), transposed(points)
+
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        return "banana", 1, [[1 / self.std, self.curvature, 1 / self.width, self.std**2]]
 
     def _draw(self, source: Source) -> Tensor:
         z = source.normal(2)
@@ -126,6 +130,9 @@ class Funnel(AnalyticEnergy):
         value = v.mul(along + (self.dim - 1) / 2).add_(across)
         torch.sub(along.mul_(2).add_((self.dim - 1) / 2), across, out=v)
         return value, transposed(points)
+
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        return "funnel", 1, [[self.std**-2]]
 
     def _draw(self, source: Source) -> Tensor:
         z = source.normal(self.dim)

@@ -83,6 +83,10 @@ class Gaussian(AnalyticEnergy):
         grad = y * metric
         return y.mul_(grad) @ halves, grad
 
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        kind = "full_gaussian" if self.metric.dim() == 2 else "diagonal_gaussian"
+        return kind, 1, [self.location, self.metric]
+
     def _draw(self, source: Source) -> Tensor:
         z = source.normal(self.dim)
         return self.location + (z @ self.spread.mT if self.spread.dim() == 2 else z * self.spread)

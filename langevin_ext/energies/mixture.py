@@ -112,6 +112,15 @@ class GaussianMixture(AnalyticEnergy):
         slopes = pull @ shares  # (2 d, B): sum_k r_k / C_k and sum_k r_k m_k / C_k
         return value, transposed(slopes[: self.dim].mul_(points).sub_(slopes[self.dim :]))
 
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        log_heights, means = self._buffers["log_heights"], self.means
+        if self._full:
+            return "full_mixture", len(means), [log_heights, means, self._buffers["whitening"]]
+        precisions = self.spreads**-2
+        if bool((precisions == precisions[:, :1]).all()):
+            return "round_mixture", len(means), [log_heights, means, precisions[:, 0]]
+        return "diagonal_mixture", len(means), [log_heights, means, precisions]
+
     def _draw(self, source: Source) -> Tensor:
         edges = self.weights.cumsum(0)[:-1]
         chosen = torch.searchsorted(edges, source.uniform(1)[:, 0].contiguous(), right=True)

@@ -103,6 +103,10 @@ class Rings(AnalyticEnergy):
         slopes = pull @ shares  # (2, B): sum_k p_k / s_k^2 and sum_k p_k R_k / s_k^2
         return value, transposed(direction.mul_(slopes[0].mul_(r).sub_(slopes[1])))
 
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        log_weights = self._buffers["log_weights"]
+        return "rings", len(self.radii), [log_weights, self.radii, self.stds**-2]
+
     def _draw(self, source: Source) -> Tensor:
         u = source.uniform(3)
         ring = torch.searchsorted(self.masses.cumsum(0)[:-1], u[:, 0].contiguous(), right=True)
@@ -186,6 +190,9 @@ class TwoMoons(AnalyticEnergy):
         grad = direction.mul_(t / self.std)
         grad[0] += u / self.width**2 - ratio * torch.tanh(ratio * u)
         return t.square_().add_(near).div_(2).sub_(other), transposed(grad)
+
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        return "two_moons", 1, [[self.radius, self.std**-2, self.width**-2]]
 
     def _draw(self, source: Source) -> Tensor:
         u = source.uniform(3)

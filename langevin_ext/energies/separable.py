@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,9 @@ class DoubleWell(_Separable):
         grad = z.mul_(t).mul_(4 * self.barrier / self.minimum)
         return t.square_() @ sums, grad
 
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        return "double_well", 1, [[1 / self.minimum, self.barrier, 4 * self.barrier / self.minimum]]
+
     def _sizes(self, tail: Tensor) -> Tensor:
         size: Tensor = self.sizes(1 - tail)
         return size
@@ -121,6 +125,9 @@ class QuarticWell(_Separable):
         grad = (x * square).mul_(self.stiffness)
         return square.square_() @ sums, grad
 
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        return "quartic_well", 1, [[self.stiffness]]
+
     def _sizes(self, tail: Tensor) -> Tensor:
         size: Tensor = self.sizes(1 - tail)
         return size
@@ -150,6 +157,9 @@ class Logistic(_Separable):
         z = x.abs().div_(self.scale)
         value = z.neg().exp_().log1p_().mul_(2).add_(z)
         return value @ sums, (x / (2 * self.scale)).tanh_().div_(self.scale)
+
+    def _numbers(self) -> tuple[str, int, list[Any]]:
+        return "logistic", 1, [[1 / self.scale]]
 
     def _sizes(self, tail: Tensor) -> Tensor:
         return self.scale * ((2 - tail) / tail).log()

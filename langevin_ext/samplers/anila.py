@@ -38,6 +38,7 @@ from ._rule import ChainState, Schedule, check_fit, check_schedule, norms
 from .langevin import (
     LangevinState,
     check_overdamped,
+    is_scheduled,
     overdamped_coefficients,
     overdamped_init,
     overdamped_step,
@@ -175,24 +176,30 @@ class AniLA:
                 threshold=self.threshold,
                 target=None,
             )
-        drift, diffusion = self.coefficients(state.step)
         if self.correction == "weights":
             return self._step_with_weights(cast(WeightedState, state), energy, noise, backend)
         if self.correction == "divergence":
             return self._step_with_divergence(state, energy, noise, backend)
-        return overdamped_step(
-            cast(LangevinState, state),
-            energy,
-            noise,
-            backend,
-            drift=drift,
-            diffusion=diffusion,
-            max_grad_norm=self.threshold,
-            per=self.per,
-            noise_power=self.noise_power,
-            reference_precision=self.reference_precision,
-            clamp=self.clamp,
-        )
+        state = cast(LangevinState, state)
+        return overdamped_step(state, energy, noise, backend, **self.arguments(state.step))
+
+    def arguments(self, step: int = 0) -> dict[str, Any]:
+        """What `langevin_step_` is given at a step, besides the chains and the noise."""
+        drift, diffusion = self.coefficients(step)
+        return {
+            "drift": drift,
+            "diffusion": diffusion,
+            "max_grad_norm": self.threshold,
+            "per": self.per,
+            "noise_power": self.noise_power,
+            "reference_precision": self.reference_precision,
+            "clamp": self.clamp,
+        }
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether its coefficients vary from step to step."""
+        return is_scheduled(self.step_size, self.temperature, self.noise_std)
 
     def _step_with_weights(
         self, state: WeightedState, energy: EnergyGradient, noise: Noise, backend: str

@@ -34,6 +34,11 @@ class LangevinState(NamedTuple):
     step: int
 
 
+def is_scheduled(*values: Schedule | None) -> bool:
+    """Whether one of them is a function of the step's number."""
+    return any(callable(value) and not isinstance(value, Tensor) for value in values)
+
+
 def overdamped_init(x: Tensor) -> LangevinState:
     """Chains at x, before their first gradient."""
     nan = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
@@ -155,14 +160,19 @@ class Langevin:
     ) -> LangevinState:
         """One step of every chain, in place."""
         state = cast(LangevinState, state)
-        drift, diffusion = self.coefficients(state.step)
-        return overdamped_step(
-            state,
-            energy,
-            noise,
-            backend,
-            drift=drift,
-            diffusion=diffusion,
-            reference_precision=self.reference_precision,
-            clamp=self.clamp,
-        )
+        return overdamped_step(state, energy, noise, backend, **self.arguments(state.step))
+
+    def arguments(self, step: int = 0) -> dict[str, Any]:
+        """What `langevin_step_` is given at a step, besides the chains and the noise."""
+        drift, diffusion = self.coefficients(step)
+        return {
+            "drift": drift,
+            "diffusion": diffusion,
+            "reference_precision": self.reference_precision,
+            "clamp": self.clamp,
+        }
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether its coefficients vary from step to step."""
+        return is_scheduled(self.step_size, self.temperature, self.noise_std)

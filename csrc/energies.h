@@ -1,0 +1,475 @@
+// The analytic energies of langevin_ext/energies/, which has their equations: gradients of many
+// chains at a time or of one, on the host and on a GPU.
+//
+// An energy is made from the numbers that its Python class lists, in the type of the state. A
+// `gradient` fills g and returns something that is finite in the lanes where U is: U itself costs a
+// logarithm, and is asked for once, of the state before the last step. M names the type V of a
+// register of T and what instruction sets spell in their own ways, as `Register` does.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "elementary.h"
+
+namespace langevin {
+
+enum EnergyKind {
+  kDiagonalGaussian,
+  kFullGaussian,
+  kRoundMixture,
+  kDiagonalMixture,
+  kFullMixture,
+  kRings,
+  kTwoMoons,
+  kBanana,
+  kFunnel,
+  kDoubleWell,
+  kQuarticWell,
+  kLogistic,
+  kEnergyKinds
+};
+
+constexpr int64_t kMostComponents = 64, kMostColumns = 256;
+
+namespace {
+
+// How many coordinates: known when compiled, or not.
+template <int D>
+LANGEVIN_INLINE int64_t columns(int64_t cols) {
+  return D ? D : cols;
+}
+
+// e^x for x <= 0; of less than -87 it is e^-87, which is worth nothing beside 1.
+template <class V>
+LANGEVIN_INLINE V exp_of_negative(V x) {
+  using T = typename Number<V>::Element;
+  BitsOf<V> n;
+  const V e = expm1_reduced(x < T(-87) ? V{} + T(-87) : x, n) + T(1);
+  return e * power_of_two<V>(n);
+}
+
+// U = -log sum_k exp(l_k): the shares of the terms, in place; returns the largest l_k.
+template <class M>
+LANGEVIN_INLINE typename M::V shares(typename M::V* l, int64_t terms) {
+  using V = typename M::V;
+  V top = l[0], total{};
+  for (int64_t k = 1; k < terms; ++k) top = M::at_least(top, l[k]);
+  for (int64_t k = 0; k < terms; ++k) total += l[k] = exp_of_negative(l[k] - top);
+  const V each = M::broadcast(1) / total;
+  for (int64_t k = 0; k < terms; ++k) l[k] *= each;
+  return top;
+}
+
+LANGEVIN_INLINE double log_sum(const double* l, int64_t terms) {
+  double top = l[0], total = 0;
+  for (int64_t k = 1; k < terms; ++k) top = l[k] > top ? l[k] : top;
+  for (int64_t k = 0; k < terms; ++k) total += std::exp(l[k] - top);
+  return top + std::log(total);
+}
+
+// mean (D), precision (D)
+template <class M>
+struct DiagonalGaussian {
+  using V = typename M::V;
+  using T = typename M::T;
+  const T *mean, *precision;
+  DiagonalGaussian(const T* numbers, int64_t, int64_t cols)
+      : mean(numbers), precision(numbers + cols) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    V size{};
+    for (int64_t j = 0; j < columns<D>(cols); ++j) {
+      const V y = x[j] - mean[j];
+      g[j] = y * precision[j];
+      size += y * g[j];
+    }
+    return size;
+  }
+  double energy(const double* x, int64_t cols) const {
+    double sum = 0;
+    for (int64_t j = 0; j < cols; ++j) sum += (x[j] - mean[j]) * (x[j] - mean[j]) * precision[j];
+    return sum / 2;
+  }
+};
+
+// mean (D), W (D, D) with the precision W^T W
+template <class M>
+struct FullGaussian {
+  using V = typename M::V;
+  using T = typename M::T;
+  const T *mean, *whitening;
+  FullGaussian(const T* numbers, int64_t, int64_t cols)
+      : mean(numbers), whitening(numbers + cols) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    const int64_t d = columns<D>(cols);
+    V size{};
+    for (int64_t j = 0; j < d; ++j) g[j] = V{};
+    for (int64_t i = 0; i < d; ++i) {
+      const T* row = whitening + i * d;
+      V y{};
+      for (int64_t j = 0; j < d; ++j) y += (x[j] - mean[j]) * row[j];
+      for (int64_t j = 0; j < d; ++j) g[j] += y * row[j];
+      size += y * y;
+    }
+    return size;
+  }
+  double energy(const double* x, int64_t cols) const {
+    double sum = 0;
+    for (int64_t i = 0; i < cols; ++i) {
+      double y = 0;
+      for (int64_t j = 0; j < cols; ++j) y += (x[j] - mean[j]) * whitening[i * cols + j];
+      sum += y * y;
+    }
+    return sum / 2;
+  }
+};
+
+// log heights (K), means (K, D), then precisions: (K), a number for each component
+template <class M>
+struct RoundMixture {
+  using V = typename M::V;
+  using T = typename M::T;
+  int64_t terms;
+  const T *log_heights, *means, *precisions;
+  RoundMixture(const T* numbers, int64_t components, int64_t cols)
+      : terms(components),
+        log_heights(numbers),
+        means(numbers + components),
+        precisions(means + components * cols) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    const int64_t d = columns<D>(cols);
+    V l[kMostComponents];
+    for (int64_t k = 0; k < terms; ++k) {
+      V square{};
+      for (int64_t j = 0; j < d; ++j) {
+        const V y = x[j] - means[k * d + j];
+        square += y * y;
+      }
+      l[k] = M::broadcast(log_heights[k]) - square * (precisions[k] * T(0.5));
+    }
+    const V top = shares<M>(l, terms);
+    for (int64_t j = 0; j < d; ++j) g[j] = V{};
+    for (int64_t k = 0; k < terms; ++k) {
+      const V pull = l[k] * precisions[k];
+      for (int64_t j = 0; j < d; ++j) g[j] += pull * (x[j] - means[k * d + j]);
+    }
+    return top;
+  }
+  double energy(const double* x, int64_t cols) const {
+    double l[kMostComponents];
+    for (int64_t k = 0; k < terms; ++k) {
+      double square = 0;
+      for (int64_t j = 0; j < cols; ++j)
+        square += (x[j] - means[k * cols + j]) * (x[j] - means[k * cols + j]);
+      l[k] = log_heights[k] - square * precisions[k] / 2;
+    }
+    return -log_sum(l, terms);
+  }
+};
+
+// log heights (K), means (K, D), precisions (K, D)
+template <class M>
+struct DiagonalMixture {
+  using V = typename M::V;
+  using T = typename M::T;
+  int64_t terms;
+  const T *log_heights, *means, *precisions;
+  DiagonalMixture(const T* numbers, int64_t components, int64_t cols)
+      : terms(components),
+        log_heights(numbers),
+        means(numbers + components),
+        precisions(means + components * cols) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    const int64_t d = columns<D>(cols);
+    V l[kMostComponents];
+    for (int64_t k = 0; k < terms; ++k) {
+      V square{};
+      for (int64_t j = 0; j < d; ++j) {
+        const V y = x[j] - means[k * d + j];
+        square += y * y * precisions[k * d + j];
+      }
+      l[k] = M::broadcast(log_heights[k]) - square * T(0.5);
+    }
+    const V top = shares<M>(l, terms);
+    for (int64_t j = 0; j < d; ++j) g[j] = V{};
+    for (int64_t k = 0; k < terms; ++k)
+      for (int64_t j = 0; j < d; ++j)
+        g[j] += l[k] * ((x[j] - means[k * d + j]) * precisions[k * d + j]);
+    return top;
+  }
+  double energy(const double* x, int64_t cols) const {
+    double l[kMostComponents];
+    for (int64_t k = 0; k < terms; ++k) {
+      double square = 0;
+      for (int64_t j = k * cols; j < (k + 1) * cols; ++j)
+        square += (x[j - k * cols] - means[j]) * (x[j - k * cols] - means[j]) * precisions[j];
+      l[k] = log_heights[k] - square / 2;
+    }
+    return -log_sum(l, terms);
+  }
+};
+
+// log heights (K), means (K, D), whitening (K, D, D)
+template <class M>
+struct FullMixture {
+  using V = typename M::V;
+  using T = typename M::T;
+  int64_t terms;
+  const T *log_heights, *means, *whitening;
+  FullMixture(const T* numbers, int64_t components, int64_t cols)
+      : terms(components),
+        log_heights(numbers),
+        means(numbers + components),
+        whitening(means + components * cols) {}
+
+  // Component k's W (x - m), a row of it.
+  template <class X>
+  LANGEVIN_METHOD X whitened(const X* x, int64_t k, int64_t row, int64_t d) const {
+    X y{};
+    for (int64_t j = 0; j < d; ++j)
+      y += (x[j] - means[k * d + j]) * whitening[(k * d + row) * d + j];
+    return y;
+  }
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    const int64_t d = columns<D>(cols);
+    V l[kMostComponents];
+    for (int64_t k = 0; k < terms; ++k) {
+      V square{};
+      for (int64_t i = 0; i < d; ++i) {
+        const V y = whitened(x, k, i, d);
+        square += y * y;
+      }
+      l[k] = M::broadcast(log_heights[k]) - square * T(0.5);
+    }
+    const V top = shares<M>(l, terms);
+    for (int64_t j = 0; j < d; ++j) g[j] = V{};
+    for (int64_t k = 0; k < terms; ++k)
+      for (int64_t i = 0; i < d; ++i) {
+        const V pull = l[k] * whitened(x, k, i, d);
+        for (int64_t j = 0; j < d; ++j) g[j] += pull * whitening[(k * d + i) * d + j];
+      }
+    return top;
+  }
+  double energy(const double* x, int64_t cols) const {
+    double l[kMostComponents];
+    for (int64_t k = 0; k < terms; ++k) {
+      double square = 0;
+      for (int64_t i = 0; i < cols; ++i) {
+        const double y = whitened(x, k, i, cols);
+        square += y * y;
+      }
+      l[k] = log_heights[k] - square / 2;
+    }
+    return -log_sum(l, terms);
+  }
+};
+
+// log weights (K), radii (K), precisions (K); in the plane
+template <class M>
+struct Rings {
+  using V = typename M::V;
+  using T = typename M::T;
+  int64_t terms;
+  const T *log_weights, *radii, *precisions;
+  Rings(const T* numbers, int64_t components, int64_t)
+      : terms(components),
+        log_weights(numbers),
+        radii(numbers + components),
+        precisions(radii + components) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t) const {
+    const V r = M::sqrt(x[0] * x[0] + x[1] * x[1]);
+    V l[kMostComponents];
+    for (int64_t k = 0; k < terms; ++k) {
+      const V t = r - radii[k];
+      l[k] = M::broadcast(log_weights[k]) - t * t * (precisions[k] * T(0.5));
+    }
+    const V top = shares<M>(l, terms);
+    V slope{};
+    for (int64_t k = 0; k < terms; ++k) slope += l[k] * ((r - radii[k]) * precisions[k]);
+    slope /= M::at_least(M::broadcast(std::numeric_limits<T>::min()), r);  // 0 at the origin
+    g[0] = slope * x[0];
+    g[1] = slope * x[1];
+    return top;
+  }
+  double energy(const double* x, int64_t) const {
+    const double r = std::hypot(x[0], x[1]);
+    double l[kMostComponents];
+    for (int64_t k = 0; k < terms; ++k)
+      l[k] = log_weights[k] - (r - radii[k]) * (r - radii[k]) * precisions[k] / 2;
+    return -log_sum(l, terms);
+  }
+};
+
+// R, 1 / s^2, 1 / w^2; in the plane
+template <class M>
+struct TwoMoons {
+  using V = typename M::V;
+  using T = typename M::T;
+  T radius, across, along;
+  TwoMoons(const T* numbers, int64_t, int64_t)
+      : radius(numbers[0]), across(numbers[1]), along(numbers[2]) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t) const {
+    const V r = M::sqrt(x[0] * x[0] + x[1] * x[1]), t = r - radius;
+    const V slope = t * across / M::at_least(M::broadcast(std::numeric_limits<T>::min()), r);
+    g[0] = slope * x[0] + x[0] * along - tanh_of(x[0] * (radius * along)) * (radius * along);
+    g[1] = slope * x[1];
+    return t * t * across + x[0] * x[0] * along;
+  }
+  double energy(const double* x, int64_t) const {
+    const double t = std::hypot(x[0], x[1]) - radius, u = std::fabs(x[0]);
+    const double moons = std::log1p(std::exp(-2 * double{radius} * along * u));
+    return t * t * across / 2 + (u - radius) * (u - radius) * along / 2 - moons;
+  }
+};
+
+// 1 / s, b, 1 / t, s^2; in the plane
+template <class M>
+struct Banana {
+  using V = typename M::V;
+  using T = typename M::T;
+  T along, curvature, across, variance;
+  Banana(const T* numbers, int64_t, int64_t)
+      : along(numbers[0]), curvature(numbers[1]), across(numbers[2]), variance(numbers[3]) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t) const {
+    const V z = x[0] * along, v = (x[1] - (x[0] * x[0] - variance) * curvature) * across;
+    g[1] = v * across;
+    g[0] = z * along - x[0] * g[1] * (2 * curvature);
+    return z * z + v * v;
+  }
+  double energy(const double* x, int64_t) const {
+    const double z = x[0] * along;
+    const double v = (x[1] - (x[0] * x[0] - variance) * curvature) * across;
+    return (z * z + v * v) / 2;
+  }
+};
+
+// 1 / s^2
+template <class M>
+struct Funnel {
+  using V = typename M::V;
+  using T = typename M::T;
+  static constexpr T largest = sizeof(T) == 8 ? 709 : 88;  // exponent of a width
+  T precision;
+  Funnel(const T* numbers, int64_t, int64_t) : precision(numbers[0]) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    const int64_t d = columns<D>(cols);
+    const V width = exp_of(M::at_most(M::broadcast(largest), x[0] * T(-0.5)));
+    V square{};
+    for (int64_t j = 1; j < d; ++j) {
+      const V y = x[j] * width;
+      g[j] = y * width;
+      square += y * y;
+    }
+    g[0] = x[0] * precision + T(d - 1) / 2 - square * T(0.5);
+    return square + x[0] * (x[0] * precision + T(d - 1));
+  }
+  double energy(const double* x, int64_t cols) const {
+    const double width = std::exp(std::fmin(-x[0] / 2, largest));
+    double square = 0;
+    for (int64_t j = 1; j < cols; ++j) square += x[j] * width * x[j] * width;
+    return x[0] * (x[0] * precision + double(cols - 1)) / 2 + square / 2;
+  }
+};
+
+// 1 / a, h, 4 h / a
+template <class M>
+struct DoubleWell {
+  using V = typename M::V;
+  using T = typename M::T;
+  T inverse, barrier, slope;
+  DoubleWell(const T* numbers, int64_t, int64_t)
+      : inverse(numbers[0]), barrier(numbers[1]), slope(numbers[2]) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    V size{};
+    for (int64_t j = 0; j < columns<D>(cols); ++j) {
+      const V z = x[j] * inverse, t = z * z - T(1);
+      g[j] = z * t * slope;
+      size += t * t * barrier;
+    }
+    return size;
+  }
+  double energy(const double* x, int64_t cols) const {
+    double sum = 0;
+    for (int64_t j = 0; j < cols; ++j) {
+      const double z = x[j] * inverse, t = z * z - 1;
+      sum += t * t;
+    }
+    return sum * barrier;
+  }
+};
+
+// k
+template <class M>
+struct QuarticWell {
+  using V = typename M::V;
+  using T = typename M::T;
+  T stiffness;
+  QuarticWell(const T* numbers, int64_t, int64_t) : stiffness(numbers[0]) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    V size{};
+    for (int64_t j = 0; j < columns<D>(cols); ++j) {
+      const V square = x[j] * x[j];
+      g[j] = x[j] * square * stiffness;
+      size += square * square * (stiffness * T(0.25));
+    }
+    return size;
+  }
+  double energy(const double* x, int64_t cols) const {
+    double sum = 0;
+    for (int64_t j = 0; j < cols; ++j) sum += x[j] * x[j] * x[j] * x[j];
+    return sum * stiffness / 4;
+  }
+};
+
+// 1 / s
+template <class M>
+struct Logistic {
+  using V = typename M::V;
+  using T = typename M::T;
+  T inverse;
+  Logistic(const T* numbers, int64_t, int64_t) : inverse(numbers[0]) {}
+
+  template <int D>
+  LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
+    V size{};
+    for (int64_t j = 0; j < columns<D>(cols); ++j) {
+      const V z = x[j] * inverse;
+      g[j] = tanh_of(z * T(0.5)) * inverse;
+      size += z * g[j];  // of the size of U
+    }
+    return size;
+  }
+  double energy(const double* x, int64_t cols) const {
+    double sum = 0;
+    for (int64_t j = 0; j < cols; ++j) {
+      const double z = std::fabs(x[j] * inverse);
+      sum += z + 2 * std::log1p(std::exp(-z));
+    }
+    return sum;
+  }
+};
+
+}  // namespace
+}  // namespace langevin

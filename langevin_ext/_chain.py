@@ -1,0 +1,163 @@
+"""Whole chains: many steps in one call of a kernel, where energy and rule are known to it.
+
+A kernel takes blocks of steps, with the noise and the order of operations of one step at a time.
+Where a block leaves the finite numbers it is taken back, run up to the step before, and that step
+left to `sample`, which knows what to do. So nothing depends on where blocks end.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import backends
+from ._check import check_coefficient, check_step
+from ._types import ChainEnergy, ChainRecord, StepSpec
+from ._watch import Guard, Record
+from .gradient import EnergyGradient
+from .noise import Noise
+from .samplers import AniLA, Langevin
+from .samplers.langevin import LangevinState
+
+SPAN = 32
+"""Blocks end at multiples of this many recorded steps: kernels sum statistics over such spans."""
+_SECONDS = 0.05  # of a block: as long as Ctrl-C and the progress bar wait
+_FIRST = 2**22  # coordinates of the first block, of which nobody knows the speed yet
+
+
+class WholeChain:
+    """Takes blocks of steps for `sample`; made by `whole_chain`."""
+
+    def __init__(
+        self, energy: ChainEnergy, rule: Any, backend: Any, x: Tensor, guard: Guard, record: Record
+    ) -> None:
+        self.energy, self.rule, self.backend = energy, rule, backend
+        self.guard, self.record = guard, record
+        self.block = max(SPAN, _FIRST // x.numel() // SPAN * SPAN)
+
+    def advance(self, state: LangevinState, noise: Noise, most: int, *, kept: bool) -> int:
+        """Up to ``most`` steps in place, recorded if they are ``kept``; how many were taken.
+
+        None are where the next step needs looking after: it goes wrong, or its schedule does.
+        """
+        record = self.record
+        steps = min(most, self.block - (record.count % SPAN if kept else 0))
+        schedule = None
+        if self.rule.scheduled:
+            schedule = self._schedule(state, steps)
+            steps = schedule.shape[1]
+        if not steps:
+            return 0
+        step = self._step(state.x, state.step, noise)
+        written = [state.x, *(record.totals() if kept else ())]
+        before = [t.clone() for t in written]
+        begin = time.perf_counter()
+        good = self._run(state, step, steps, schedule, kept)
+        if good < steps:
+            for t, old in zip(written, before, strict=True):
+                t.copy_(old)
+            if good:
+                schedule = None if schedule is None else schedule[:, :good].contiguous()
+                again = self._run(state, step, good, schedule, kept)
+                assert again == good
+        elif steps == self.block:
+            share = _SECONDS / max(time.perf_counter() - begin, 1e-9)
+            self.block = max(SPAN, int(min(4.0, max(0.25, share)) * steps) // SPAN * SPAN)
+        noise.advance(good)
+        if kept:
+            record.count += good
+            if record.keep_every:
+                record.kept = record.count // record.keep_every
+        return good
+
+    def _run(
+        self,
+        state: LangevinState,
+        step: StepSpec,
+        steps: int,
+        schedule: Tensor | None,
+        kept: bool,
+    ) -> int:
+        guard, record = self.guard, self.record
+        room = None
+        if kept:
+            trajectory = None if record.trajectory is None else record.trajectory[record.kept :]
+            room = ChainRecord(
+                record.count,
+                record.sums,
+                record.mean,
+                record.squares,
+                trajectory,
+                record.keep_every or 1,
+            )
+        frozen = guard.frozen if guard.any_frozen else None
+        good: int = self.backend.chain_(
+            state.x, self.energy, step, steps, schedule, state.energy, state.stats, frozen, room
+        )
+        return good
+
+    def _step(self, x: Tensor, k: int, noise: Noise) -> StepSpec:
+        """The coefficients and options of the step, checked as a step's are."""
+        given = self.rule.arguments(k)
+        low, high = given["clamp"] or (None, None)
+        position = noise.position(*x.shape)
+        return check_step(
+            x,
+            x,
+            given["drift"],
+            given["diffusion"],
+            given.get("max_grad_norm", float("inf")),
+            given.get("per") == "coordinate",
+            given.get("noise_power", 0.5),
+            given["reference_precision"],
+            -float("inf") if low is None else float(low),
+            float("inf") if high is None else float(high),
+            position,
+            None,
+        )
+
+    def _schedule(self, state: LangevinState, steps: int) -> Tensor:
+        """Drift and diffusion (2, n) of the next n <= steps steps, up to one without numbers."""
+        pairs = []
+        for k in range(state.step, state.step + steps):
+            try:
+                given = self.rule.arguments(k)
+                pair = given["drift"], given["diffusion"]
+                for name, value in zip(("drift", "diffusion"), pair, strict=True):
+                    check_coefficient(name, value, state.x, zero=name == "diffusion")
+                pairs.append([float(value) for value in pair])
+            except Exception:  # whatever it is, the step itself will say so
+                break
+        return torch.tensor(pairs, dtype=torch.float64).view(-1, 2).mT.contiguous()
+
+
+def whole_chain(
+    energy: object,
+    gradient: EnergyGradient,
+    rule: object,
+    state: Any,
+    backend: str,
+    guard: Guard,
+    record: Record,
+) -> WholeChain | str:
+    """What takes whole chains of this energy by this rule, or why nothing does."""
+    x = state.x
+    chosen: Any = backends.resolve(backend, x.device.type)
+    if not hasattr(chosen, "chain_"):
+        return f"the {chosen.__name__.rpartition('.')[2]} backend takes one step at a time"
+    if type(rule) not in (Langevin, AniLA) or getattr(rule, "correction", "none") != "none":
+        return "only Langevin and AniLA without correction have whole chains"
+    describe = getattr(energy, "chain_energy", None)
+    known = describe() if callable(describe) and isinstance(energy, nn.Module) else None
+    if not isinstance(known, ChainEnergy) or not gradient.knows:
+        return "the energy is none of langevin_ext.energies, as it was made"
+    if x.dim() != 2 or x.shape[1] > chosen.CHAIN_COLUMNS:
+        return (
+            f"the states are {tuple(x.shape)}: whole chains are of (B, d <= {chosen.CHAIN_COLUMNS})"
+        )
+    if record.trajectory is not None and not record.trajectory.is_cpu:
+        return "the trajectory is kept elsewhere"
+    return WholeChain(known, rule, chosen, x, guard, record)
