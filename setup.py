@@ -38,7 +38,7 @@ ISAS: dict[str, tuple[int, int, list[str]]] = {  # name: (float lanes, intrinsic
     "avx2": (8, 1, AVX2),
     "avx512": (16, 1, AVX2 + AVX512),
 }
-PER_ISA = "noise", "step", "kinetic", "accept", "elementary", "chain"  # *_cpu.cpp, for each
+PER_ISA = "noise", "step", "kinetic", "accept", "elementary", "chain", "mlp"  # *_cpu.cpp
 
 
 class BuildError(RuntimeError):
@@ -71,6 +71,7 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
         "kinetic": ("kinetic.cpp", openmp),
         "accept": ("accept.cpp", openmp),
         "chain": ("chain.cpp", openmp),
+        "mlp": ("mlp.cpp", openmp),
         "tally": ("tally.cpp", []),
     }
     x86 = platform.machine().lower() in ("x86_64", "amd64")

@@ -4,10 +4,12 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "accept.h"
 #include "chain.h"
 #include "kinetic.h"
+#include "mlp.h"
 #include "philox.h"
 #include "plain_step.h"
 #include "step.h"
@@ -269,6 +271,34 @@ bool elementary(const std::string& name, bool wide, uintptr_t x, uintptr_t out, 
   return f;
 }
 
+// A network as Python describes it: a sequence of (weight, bias, in, out, activation, slope, beta,
+// threshold), addresses as ints, and a factor.
+struct Network {
+  std::vector<MlpLayer> layers;
+  float factor;
+  Network(const py::sequence& described, float times) : factor(times) {
+    for (const py::handle each : described) {
+      const auto t = py::cast<py::tuple>(each);
+      const auto floats = [&](int i) {
+        return static_cast<const float*>(pointer(py::cast<uintptr_t>(t[i])));
+      };
+      layers.push_back({floats(0), floats(1), py::cast<int64_t>(t[2]), py::cast<int64_t>(t[3]),
+                        static_cast<Activation>(py::cast<int>(t[4])), py::cast<float>(t[5]),
+                        py::cast<float>(t[6]), py::cast<float>(t[7])});
+    }
+  }
+  Mlp mlp() const { return {layers.data(), static_cast<int>(layers.size()), factor}; }
+};
+
+void mlp_gradient(const py::sequence& layers, float factor, uintptr_t x, uintptr_t u, uintptr_t g,
+                  int64_t rows, int threads) {
+  const Network net(layers, factor);
+  const Kernels& k = *current;
+  py::gil_scoped_release release;
+  run_mlp(k.mlp, net.mlp(), static_cast<const float*>(pointer(x)), static_cast<float*>(pointer(u)),
+          static_cast<float*>(pointer(g)), rows, threads);
+}
+
 template <void (*Run)(const Kernels&, float*, int64_t, int64_t, const Position&, int)>
 void fill(uintptr_t out, int64_t rows, int64_t cols, uint64_t seed, uint64_t at, uint32_t stream,
           uint64_t first_chain, int threads) {
@@ -314,6 +344,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("tally", &tally);
   m.def("all_finite", &finite_everywhere);
   m.def("elementary", &elementary);
+  m.def("mlp_gradient", &mlp_gradient);
   m.def("normal", &fill<run_normal>);
   m.def("uniform", &fill<run_uniform>);
   m.def("philox4x32", [](uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t key) {

@@ -23,8 +23,9 @@ bool has_avx512() {
 }
 #endif
 
-#define LANGEVIN_KERNELS(isa, supported) \
-  {#isa, supported, isa##_noise, isa##_step, isa##_kinetic, isa##_accept, isa##_elementary, isa##_chain}
+#define LANGEVIN_KERNELS(isa, supported)                                   \
+  {#isa,         supported,        isa##_noise, isa##_step, isa##_kinetic, \
+   isa##_accept, isa##_elementary, isa##_chain, isa##_mlp}
 const Kernels compiled[] = {
 #if defined(__x86_64__)
     LANGEVIN_KERNELS(avx512, has_avx512),

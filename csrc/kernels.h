@@ -47,6 +47,7 @@ struct StepKernels;
 struct KineticKernels;
 struct AcceptKernels;
 struct ChainKernels;
+struct MlpKernels;
 
 // Each of them is defined in a file that is compiled once for each instruction set.
 struct Kernels {
@@ -58,6 +59,7 @@ struct Kernels {
   const AcceptKernels& accept;
   const ElementaryKernels& elementary;
   const ChainKernels& chain;
+  const MlpKernels& mlp;
 };
 
 extern const NoiseKernels avx512_noise, avx2_noise, sse2_noise, generic_noise;
@@ -67,6 +69,7 @@ extern const AcceptKernels avx512_accept, avx2_accept, sse2_accept, generic_acce
 extern const ChainKernels avx512_chain, avx2_chain, sse2_chain, generic_chain;
 extern const ElementaryKernels avx512_elementary, avx2_elementary, sse2_elementary,
     generic_elementary;
+extern const MlpKernels avx512_mlp, avx2_mlp, sse2_mlp, generic_mlp;
 
 // ---- kernels.cpp: those of this processor -----------------------------------------------------
 

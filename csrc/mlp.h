@@ -32,8 +32,7 @@ struct MlpKernels {
   void (*rows)(const void* packed, const float* x, float* u, float* g, int64_t begin, int64_t end);
 };
 
-struct Kernels;
-void run_mlp(const Kernels&, const Mlp&, const float* x, float* u, float* g, int64_t rows,
+void run_mlp(const MlpKernels&, const Mlp&, const float* x, float* u, float* g, int64_t rows,
              int threads);
 
 }  // namespace langevin

@@ -152,6 +152,29 @@ class KineticSpec(NamedTuple):
     """Where the noise comes from; None if there is none."""
 
 
+class MlpLayer(NamedTuple):
+    """x -> activation(weight x + bias)."""
+
+    weight: Tensor
+    """(out, in) float32, contiguous, on a CPU."""
+    bias: Tensor | None
+    """(out,), likewise."""
+    activation: str
+    """"identity", "relu", "leaky", "silu", "tanh" or "softplus"."""
+    slope: float = 0.0
+    """Of "leaky", below 0."""
+    beta: float = 1.0
+    """Of "softplus": log(1 + exp(beta z)) / beta, but z where beta z is above the threshold."""
+    threshold: float = 20.0
+
+
+class MlpSpec(NamedTuple):
+    """An energy that is a network: U(x) = factor * network(x), of states of `in` coordinates."""
+
+    layers: tuple[MlpLayer, ...]
+    factor: float
+
+
 class StepStats(NamedTuple):
     """What one step records of each chain, in the same pass over memory; (B,) each."""
 

@@ -32,10 +32,10 @@ LAYERS = (
     {"noise"},
     {"step", "gradient", "_moves"}
     | {f"energies{part}" for part in ("", "._analytic", "._arguments", "._draws", ".curved")}
-    | {f"energies.{part}" for part in ("gaussian", "mixture", "rings", "separable")},
+    | {f"energies.{part}" for part in ("gaussian", "mixture", "rings", "scaled", "separable")},
     {"samplers", "samplers._rule", "samplers._adapt", "samplers.langevin", "samplers.anila"}
     | {"samplers.mala", "samplers.hmc", "samplers.kinetic", "samplers.tula"},
-    {"_watch"},
+    {"_watch", "_mlp"},
     {"_chain"},
     {"sample"},
     {""},  # langevin_ext/__init__.py

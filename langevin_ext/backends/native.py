@@ -16,6 +16,7 @@ from .._types import (
     Coefficient,
     Decision,
     KineticSpec,
+    MlpSpec,
     Point,
     Position,
     StepSpec,
@@ -59,7 +60,8 @@ def isa() -> str:
 
 
 def use_isa(name: str) -> None:
-    """Use the kernels of one of `isas` from now on. They differ in speed and in nothing else."""
+    """Use the kernels of one of `isas` from now on. They differ in speed,
+    and of networks in the last bits."""
     if name not in isas:
         raise ValueError(f"instruction set {name!r}: this processor and build have {isas}")
     _C.use_isa(name)
@@ -203,6 +205,28 @@ def chain_(
             torch.get_num_threads(),
         )
     )
+
+
+_ACTIVATIONS = "identity", "relu", "leaky", "silu", "tanh", "softplus"  # as csrc/mlp.h counts
+
+
+def network(spec: MlpSpec) -> tuple[list[tuple[float, ...]], float]:
+    """A network as the kernels take it; its tensors must outlive the call."""
+    layers: list[tuple[float, ...]] = []
+    for layer in spec.layers:
+        weight, bias = layer.weight, layer.bias
+        places = weight.data_ptr(), 0 if bias is None else bias.data_ptr()
+        kind = _ACTIVATIONS.index(layer.activation)
+        layers.append((*places, weight.shape[1], weight.shape[0], kind, *layer[3:]))
+    return layers, spec.factor
+
+
+def mlp_gradient(x: Tensor, spec: MlpSpec) -> tuple[Tensor, Tensor]:
+    """U (B,) and its gradient at contiguous float32 states x (B, ...)."""
+    u, g = x.new_empty(x.shape[0]), torch.empty_like(x)
+    addresses = [t.data_ptr() for t in (x, u, g)]
+    _C.mlp_gradient(*network(spec), *addresses, x.shape[0], torch.get_num_threads())
+    return u, g
 
 
 def tally_(sums: Tally, stats: StepStats, log_ratio: Tensor | None, weight: Tensor | None) -> None:

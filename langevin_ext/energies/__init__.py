@@ -20,6 +20,8 @@ themselves), log Z (``log_partition``), the density (``log_prob``), exact indepe
     DoubleWell       h sum_i ((x_i / a)^2 - 1)^2                                        any d
     QuarticWell      k sum_i x_i^4 / 4                                                  any d
     Logistic         sum_i 2 log(2 cosh(x_i / (2 s)))                                   any d
+
+`Scaled` is any energy times a number.
 """
 
 from ._analytic import AnalyticEnergy as AnalyticEnergy
@@ -27,4 +29,5 @@ from .curved import Banana as Banana, Funnel as Funnel
 from .gaussian import Gaussian as Gaussian, QuadraticWell as QuadraticWell
 from .mixture import EightGaussians as EightGaussians, GaussianMixture as GaussianMixture
 from .rings import Rings as Rings, TwoMoons as TwoMoons
+from .scaled import Scaled as Scaled
 from .separable import DoubleWell as DoubleWell, Logistic as Logistic, QuarticWell as QuarticWell
