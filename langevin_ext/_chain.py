@@ -26,6 +26,7 @@ SPAN = 32
 """Blocks end at multiples of this many recorded steps: kernels sum statistics over such spans."""
 _SECONDS = 0.05  # of a block: as long as Ctrl-C and the progress bar wait
 _FIRST = 2**22  # coordinates of the first block, of which nobody knows the speed yet
+_SCHEDULED = 2**10  # steps of a block with a schedule, 4 us each or what the user's function takes
 
 
 class WholeChain:
@@ -44,7 +45,10 @@ class WholeChain:
         None are where the next step needs looking after: it goes wrong, or its schedule does.
         """
         record = self.record
-        steps = min(most, self.block - (record.count % SPAN if kept else 0))
+        if self.guard.overdue:
+            return 0
+        block = min(self.block, _SCHEDULED) if self.rule.scheduled else self.block
+        steps = min(most, block - (record.count % SPAN if kept else 0))
         schedule = None
         if self.rule.scheduled:
             schedule = self._schedule(state, steps)
@@ -52,7 +56,7 @@ class WholeChain:
         if not steps:
             return 0
         step = self._step(state.x, state.step, noise)
-        written = [state.x, *(record.totals() if kept else ())]
+        written = [state.x, state.energy, *(record.totals() if kept else ())]
         before = [t.clone() for t in written]
         begin = time.perf_counter()
         good = self._run(state, step, steps, schedule, kept)
@@ -94,9 +98,12 @@ class WholeChain:
                 record.keep_every or 1,
             )
         frozen = guard.frozen if guard.any_frozen else None
+        energy = state.energy if frozen is None else torch.empty_like(state.energy)
         good: int = self.backend.chain_(
-            state.x, self.energy, step, steps, schedule, state.energy, state.stats, frozen, room
+            state.x, self.energy, step, steps, schedule, energy, state.stats, frozen, room
         )
+        if frozen is not None:  # whose energies stay what they were
+            torch.where(frozen, state.energy, energy, out=state.energy)
         return good
 
     def _step(self, x: Tensor, k: int, noise: Noise) -> StepSpec:
@@ -120,17 +127,23 @@ class WholeChain:
         )
 
     def _schedule(self, state: LangevinState, steps: int) -> Tensor:
-        """Drift and diffusion (2, n) of the next n <= steps steps, up to one without numbers."""
-        pairs = []
+        """Drift and diffusion (2, n) of the next n <= steps steps, up to one without numbers.
+
+        All of them have noise, or none has.
+        """
+        pairs: list[list[float]] = []
         for k in range(state.step, state.step + steps):
             try:
                 given = self.rule.arguments(k)
                 pair = given["drift"], given["diffusion"]
                 for name, value in zip(("drift", "diffusion"), pair, strict=True):
                     check_coefficient(name, value, state.x, zero=name == "diffusion")
-                pairs.append([float(value) for value in pair])
+                drift, diffusion = map(float, pair)
             except Exception:  # whatever it is, the step itself will say so
                 break
+            if pairs and (diffusion == 0) != (pairs[0][1] == 0):
+                break
+            pairs.append([drift, diffusion])
         return torch.tensor(pairs, dtype=torch.float64).view(-1, 2).mT.contiguous()
 
 
@@ -154,10 +167,11 @@ def whole_chain(
     known = describe() if callable(describe) and isinstance(energy, nn.Module) else None
     if not isinstance(known, ChainEnergy) or not gradient.knows:
         return "the energy is none of langevin_ext.energies, as it was made"
-    if x.dim() != 2 or x.shape[1] > chosen.CHAIN_COLUMNS:
-        return (
-            f"the states are {tuple(x.shape)}: whole chains are of (B, d <= {chosen.CHAIN_COLUMNS})"
-        )
+    dim, most = getattr(energy, "dim", None), chosen.CHAIN_COLUMNS
+    if x.shape[1:] != (dim,):
+        return f"the states are {tuple(x.shape)}, and the energy's (B, {dim})"
+    if x.shape[1] > most:
+        return f"the states are {tuple(x.shape)}: whole chains are of (B, d <= {most})"
     if record.trajectory is not None and not record.trajectory.is_cpu:
         return "the trajectory is kept elsewhere"
     return WholeChain(known, rule, chosen, x, guard, record)

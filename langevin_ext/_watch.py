@@ -161,6 +161,11 @@ class Guard:
         freezes = policy == "freeze" or self.any_frozen
         self.held = _copies(_carried(state)) if freezes else None
 
+    @property
+    def overdue(self) -> bool:
+        """Whether a chain went wrong, and the check that is to raise is still to come."""
+        return self.policy == "raise" and bool((self.first_bad_step >= 0).any())
+
     def before(self, state: ChainState) -> None:
         if self.held is not None:
             for name, t in _carried(state).items():

@@ -97,7 +97,7 @@ def sample(
         raise ArgumentError(
             f"rule={rule!r}: pass Langevin, AniLA, MALA, or an object with init and step"
         )
-    if whole_chain not in (True, False, "auto"):
+    if whole_chain != "auto" if isinstance(whole_chain, str) else type(whole_chain) is not bool:
         raise ArgumentError(f"whole_chain={whole_chain!r}: give 'auto', True or False")
     if on_nonfinite not in ("raise", "freeze", "reinit"):
         raise ArgumentError(f"on_nonfinite={on_nonfinite!r}: give 'raise', 'freeze' or 'reinit'")
