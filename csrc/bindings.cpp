@@ -181,54 +181,6 @@ bool accept(bool wide, uintptr_t x, uintptr_t grad, uintptr_t energy, uintptr_t 
   return true;
 }
 
-int64_t chain(bool wide, int kind, int64_t components, uintptr_t numbers, int64_t count,
-              uintptr_t x, int64_t rows, int64_t cols, int64_t steps, Coefficient drift,
-              Coefficient diffusion, Coefficient bound, uintptr_t drifts, uintptr_t diffusions,
-              double reference_precision, double low, double high, int twice_noise_power,
-              bool per_coordinate, bool noisy, uint64_t seed, uint64_t at, uint32_t stream,
-              uint64_t first_chain, uintptr_t frozen, uintptr_t energy, uintptr_t grad_norm,
-              uintptr_t gamma, uintptr_t finite, int64_t first, uintptr_t norm_sum,
-              uintptr_t gamma_sum, uintptr_t clipped_sum, uintptr_t mean, uintptr_t squares,
-              uintptr_t trajectory, int64_t every, int threads) {
-  const auto doubles = [](uintptr_t address) { return static_cast<double*>(pointer(address)); };
-  const Chain c{static_cast<EnergyKind>(kind),
-                components,
-                doubles(numbers),
-                count,
-                pointer(x),
-                rows,
-                cols,
-                steps,
-                drift,
-                diffusion,
-                bound,
-                doubles(drifts),
-                doubles(diffusions),
-                reference_precision,
-                low,
-                high,
-                twice_noise_power,
-                per_coordinate,
-                noisy,
-                {seed, at, stream, first_chain},
-                static_cast<const bool*>(pointer(frozen)),
-                pointer(energy),
-                pointer(grad_norm),
-                pointer(gamma),
-                static_cast<bool*>(pointer(finite)),
-                first,
-                doubles(norm_sum),
-                doubles(gamma_sum),
-                doubles(clipped_sum),
-                doubles(mean),
-                doubles(squares),
-                pointer(trajectory),
-                every};
-  const Kernels& k = *current;
-  py::gil_scoped_release release;
-  return run_chain(k.chain, wide ? kDoubleState : kFloatState, c, threads);
-}
-
 template <class T>
 void add_all(uintptr_t grad_norm, uintptr_t gamma, uintptr_t log_ratio, uintptr_t weight,
              const Sums& sums, int64_t rows) {
@@ -289,6 +241,61 @@ struct Network {
   }
   Mlp mlp() const { return {layers.data(), static_cast<int>(layers.size()), factor}; }
 };
+
+// Whole chains of an analytic energy, (kind, components, address of numbers, how many), or of a
+// network, (layers, factor).
+int64_t chain(bool wide, const py::tuple& energy, uintptr_t x, int64_t rows, int64_t cols,
+              int64_t steps, Coefficient drift, Coefficient diffusion, Coefficient bound,
+              uintptr_t drifts, uintptr_t diffusions, double reference_precision, double low,
+              double high, int twice_noise_power, bool per_coordinate, bool noisy, uint64_t seed,
+              uint64_t at, uint32_t stream, uint64_t first_chain, uintptr_t frozen, uintptr_t value,
+              uintptr_t grad_norm, uintptr_t gamma, uintptr_t finite, int64_t first,
+              uintptr_t norm_sum, uintptr_t gamma_sum, uintptr_t clipped_sum, uintptr_t mean,
+              uintptr_t squares, uintptr_t trajectory, int64_t every, int threads) {
+  const auto doubles = [](uintptr_t address) { return static_cast<double*>(pointer(address)); };
+  Chain c{};
+  c.x = pointer(x);
+  c.rows = rows;
+  c.cols = cols;
+  c.steps = steps;
+  c.drift = drift;
+  c.diffusion = diffusion;
+  c.bound = bound;
+  c.drifts = doubles(drifts);
+  c.diffusions = doubles(diffusions);
+  c.reference_precision = reference_precision;
+  c.low = low;
+  c.high = high;
+  c.twice_noise_power = twice_noise_power;
+  c.per_coordinate = per_coordinate;
+  c.noisy = noisy;
+  c.position = {seed, at, stream, first_chain};
+  c.frozen = static_cast<const bool*>(pointer(frozen));
+  c.energy = pointer(value);
+  c.grad_norm = pointer(grad_norm);
+  c.gamma = pointer(gamma);
+  c.finite = static_cast<bool*>(pointer(finite));
+  c.first = first;
+  c.norm_sum = doubles(norm_sum);
+  c.gamma_sum = doubles(gamma_sum);
+  c.clipped_sum = doubles(clipped_sum);
+  c.mean = doubles(mean);
+  c.squares = doubles(squares);
+  c.trajectory = pointer(trajectory);
+  c.every = every;
+  const Kernels& k = *current;
+  if (energy.size() == 2) {
+    const Network net(py::cast<py::sequence>(energy[0]), py::cast<float>(energy[1]));
+    py::gil_scoped_release release;
+    return run_chain(k.mlp, net.mlp(), c, threads);
+  }
+  c.kind = static_cast<EnergyKind>(py::cast<int>(energy[0]));
+  c.components = py::cast<int64_t>(energy[1]);
+  c.numbers = doubles(py::cast<uintptr_t>(energy[2]));
+  c.count = py::cast<int64_t>(energy[3]);
+  py::gil_scoped_release release;
+  return run_chain(k.chain, wide ? kDoubleState : kFloatState, c, threads);
+}
 
 void mlp_gradient(const py::sequence& layers, float factor, uintptr_t x, uintptr_t u, uintptr_t g,
                   int64_t rows, int threads) {

@@ -3,6 +3,7 @@
 
 #include "energies.h"
 #include "kernels.h"
+#include "mlp.h"
 
 namespace langevin {
 
@@ -50,5 +51,8 @@ struct ChainKernels {
 };
 
 int64_t run_chain(const ChainKernels&, StateTypes, const Chain&, int threads);
+
+// Of a network, in single precision; `kind`, `components` and `numbers` are not looked at.
+int64_t run_chain(const MlpKernels&, const Mlp&, const Chain&, int threads);
 
 }  // namespace langevin

@@ -10,10 +10,8 @@ namespace langevin {
 
 void run_mlp(const MlpKernels& k, const Mlp& net, const float* x, float* u, float* g, int64_t rows,
              int threads) {
-  constexpr int64_t kGrain = 16, kWeights = 32;  // 32 weights cost an element's noise
-  int64_t weights = 0;
-  for (int l = 0; l < net.count; ++l) weights += net.layers[l].in * net.layers[l].out;
-  threads = useful_threads(rows * (1 + weights / kWeights), threads);
+  constexpr int64_t kGrain = 16;
+  threads = useful_threads(rows * (1 + work_of(net)), threads);
   const std::unique_ptr<void, void (*)(void*)> packed(k.pack(net), k.drop);
   parallel(rows, kGrain, threads,
            [&](int64_t begin, int64_t end) { k.rows(packed.get(), x, u, g, begin, end); });

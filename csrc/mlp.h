@@ -5,6 +5,8 @@
 
 namespace langevin {
 
+struct Chain;
+
 enum Activation { kIdentity, kRelu, kLeaky, kSilu, kTanh, kSoftplus, kActivations };
 
 // y <- activation(weight x + bias)
@@ -30,7 +32,18 @@ struct MlpKernels {
   void (*drop)(void* packed);
   // U (rows,) and its gradient (rows, in) at x (rows, in), of rows [begin, end).
   void (*rows)(const void* packed, const float* x, float* u, float* g, int64_t begin, int64_t end);
+  // Whole chains, as `ChainKernels::rows`.
+  int64_t (*chain)(const void* packed, const Chain&, int64_t begin, int64_t end);
 };
+
+// Weights that cost as much as an element's noise: how work is counted for threads.
+constexpr int64_t kWeights = 32;
+
+inline int64_t work_of(const Mlp& net) {
+  int64_t weights = 0;
+  for (int l = 0; l < net.count; ++l) weights += net.layers[l].in * net.layers[l].out;
+  return weights / kWeights;
+}
 
 void run_mlp(const MlpKernels&, const Mlp&, const float* x, float* u, float* g, int64_t rows,
              int threads);

@@ -1,7 +1,7 @@
 // Networks at the states of many chains, for one instruction set; compiled once for each.
 #include "mlp_cpu.h"
 
-#include "kernels.h"
+#include "chain_cpu.h"
 
 namespace langevin {
 namespace {
@@ -31,8 +31,45 @@ void rows(const void* packed, const float* x, float* u, float* g, int64_t begin,
   }
 }
 
+// A block of whole chains: as many registers of them as the products of matrices take at a time.
+struct Network {
+  using M = Register<float>;
+  static constexpr int kFixed = 0;
+  const MlpBlock& block;
+  int registers;
+  float* u;
+
+  int n() const { return registers; }
+  template <int>
+  void gradient(const F* x, F* g, int64_t, F* size) const {
+    block.gradient(registers * W, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(g),
+                   u);
+    for (int r = 0; r < registers; ++r) load(u + r * W, size[r]);
+  }
+  void energies(const Chain& c, int64_t row, int64_t count, const F*) const {
+    memcpy(static_cast<float*>(c.energy) + row, u, count * sizeof(float));
+  }
+};
+
+int64_t chain_rows(const void* packed, const Chain& c, int64_t begin, int64_t end) {
+  const PackedMlp& net = *static_cast<const PackedMlp*>(packed);
+  const int64_t most = block_of(end - begin);
+  const MlpBlock block(net, most);
+  const Floats memory((2 * c.cols + 1) * most);
+  float *const x = memory.begin(), *const g = x + c.cols * most, *const u = g + c.cols * most;
+  int64_t good = c.steps;
+  for (int64_t row = begin, chains; row < end; row += chains) {
+    chains = block_of(end - row);
+    const Network energy{block, static_cast<int>(chains / W), u};
+    const int64_t count = std::min(chains, end - row);
+    good = std::min(good, Loop<Network, 0>::block(c, energy, row, count, reinterpret_cast<F*>(x),
+                                                  reinterpret_cast<F*>(g)));
+  }
+  return good;
+}
+
 }  // namespace
 
-const MlpKernels LANGEVIN_OF_ISA(_mlp) = {packed, drop, rows};
+const MlpKernels LANGEVIN_OF_ISA(_mlp) = {packed, drop, rows, chain_rows};
 
 }  // namespace langevin

@@ -11,12 +11,14 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import backends
 from ._check import check_coefficient, check_step
-from ._types import ChainEnergy, ChainRecord, StepSpec
+from ._mlp import mlp_of
+from ._types import ChainEnergy, ChainRecord, MlpSpec, StepSpec
 from ._watch import Guard, Record
+from .energies._analytic import AnalyticEnergy
 from .gradient import EnergyGradient
 from .noise import Noise
 from .samplers import AniLA, Langevin
@@ -27,17 +29,28 @@ SPAN = 32
 _SECONDS = 0.05  # of a block: as long as Ctrl-C and the progress bar wait
 _FIRST = 2**22  # coordinates of the first block, of which nobody knows the speed yet
 _SCHEDULED = 2**10  # steps of a block with a schedule, 4 us each or what the user's function takes
+_NETWORK_STEPS = 4  # fewer steps do not repay packing a network's weights for the kernel
+_WIDEST = 1024  # of a network's layers
 
 
 class WholeChain:
     """Takes blocks of steps for `sample`; made by `whole_chain`."""
 
     def __init__(
-        self, energy: ChainEnergy, rule: Any, backend: Any, x: Tensor, guard: Guard, record: Record
+        self,
+        energy: ChainEnergy | MlpSpec,
+        rule: Any,
+        backend: Any,
+        x: Tensor,
+        guard: Guard,
+        record: Record,
     ) -> None:
         self.energy, self.rule, self.backend = energy, rule, backend
         self.guard, self.record = guard, record
-        self.block = max(SPAN, _FIRST // x.numel() // SPAN * SPAN)
+        work = x.numel()
+        if isinstance(energy, MlpSpec):  # 32 weights cost as much as a coordinate
+            work += x.shape[0] * sum(size.numel() for size in _sizes(energy)) // 32
+        self.block = max(SPAN, _FIRST // work // SPAN * SPAN)
 
     def advance(self, state: LangevinState, noise: Noise, most: int, *, kept: bool) -> int:
         """Up to ``most`` steps in place, recorded if they are ``kept``; how many were taken.
@@ -110,7 +123,7 @@ class WholeChain:
         """The coefficients and options of the step, checked as a step's are."""
         given = self.rule.arguments(k)
         low, high = given["clamp"] or (None, None)
-        position = noise.position(*x.shape)
+        position = noise.position(x.shape[0], x.numel() // x.shape[0])
         return check_step(
             x,
             x,
@@ -155,6 +168,7 @@ def whole_chain(
     backend: str,
     guard: Guard,
     record: Record,
+    total: int,
 ) -> WholeChain | str:
     """What takes whole chains of this energy by this rule, or why nothing does."""
     x = state.x
@@ -163,15 +177,39 @@ def whole_chain(
         return f"the {chosen.__name__.rpartition('.')[2]} backend takes one step at a time"
     if type(rule) not in (Langevin, AniLA) or getattr(rule, "correction", "none") != "none":
         return "only Langevin and AniLA without correction have whole chains"
-    describe = getattr(energy, "chain_energy", None)
-    known = describe() if callable(describe) and isinstance(energy, nn.Module) else None
-    if not isinstance(known, ChainEnergy) or not gradient.knows:
-        return "the energy is none of langevin_ext.energies, as it was made"
-    dim, most = getattr(energy, "dim", None), chosen.CHAIN_COLUMNS
-    if x.shape[1:] != (dim,):
-        return f"the states are {tuple(x.shape)}, and the energy's (B, {dim})"
-    if x.shape[1] > most:
-        return f"the states are {tuple(x.shape)}: whole chains are of (B, d <= {most})"
     if record.trajectory is not None and not record.trajectory.is_cpu:
         return "the trajectory is kept elsewhere"
-    return WholeChain(known, rule, chosen, x, guard, record)
+    known: ChainEnergy | MlpSpec | str
+    if isinstance(energy, AnalyticEnergy):
+        known = _formula(energy, gradient, x, chosen.CHAIN_COLUMNS)
+    elif total < _NETWORK_STEPS:
+        return f"{total} steps do not repay preparing a network: {_NETWORK_STEPS} do"
+    elif gradient.autocast is not None:
+        return "autocast is on"
+    else:
+        known = _network(energy, x)
+    return known if isinstance(known, str) else WholeChain(known, rule, chosen, x, guard, record)
+
+
+def _formula(
+    energy: AnalyticEnergy, gradient: EnergyGradient, x: Tensor, most: int
+) -> ChainEnergy | str:
+    known = energy.chain_energy()
+    if known is None or not gradient.knows:
+        return "the energy is none of langevin_ext.energies, as it was made"
+    if x.shape[1:] != (energy.dim,):
+        return f"the states are {tuple(x.shape)}, and the energy's (B, {energy.dim})"
+    if energy.dim > most:
+        return f"the states are {tuple(x.shape)}: whole chains are of (B, d <= {most})"
+    return known
+
+
+def _network(energy: object, x: Tensor) -> MlpSpec | str:
+    known = mlp_of(energy, x)
+    if not isinstance(known, str) and max(map(max, _sizes(known))) > _WIDEST:
+        return f"a layer of the network is wider than {_WIDEST}"
+    return known
+
+
+def _sizes(network: MlpSpec) -> list[torch.Size]:
+    return [layer.weight.shape for layer in network.layers]

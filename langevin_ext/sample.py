@@ -123,7 +123,7 @@ def sample(
 
         chain = None
         if whole_chain and total:
-            found = find_whole_chain(energy, gradient, rule, state, backend, guard, record)
+            found = find_whole_chain(energy, gradient, rule, state, backend, guard, record, total)
             chain = None if isinstance(found, str) else found
             if isinstance(found, str) and whole_chain is True:
                 raise ArgumentError(f"whole_chain=True: {found}; leave whole_chain at 'auto'")

@@ -156,7 +156,7 @@ def kinetic_(
 
 def chain_(
     x: Tensor,
-    energy: ChainEnergy,
+    energy: ChainEnergy | MlpSpec,
     step: StepSpec,
     steps: int,
     schedule: Tensor | None,
@@ -165,7 +165,7 @@ def chain_(
     frozen: Tensor | None,
     record: ChainRecord | None,
 ) -> int:
-    """Many steps of x (B, d) down an analytic energy, in place; how many left all chains finite.
+    """Many steps of x (B, ...) down an energy, in place; how many left all chains finite.
 
     With fewer than ``steps`` of them, what was to be written is in no certain state. ``value`` (B,)
     and ``stats`` are of the last step, ``schedule`` (2, steps) float64 has drift and diffusion of
@@ -180,12 +180,10 @@ def chain_(
     return int(
         _C.chain(
             x.dtype == torch.float64,
-            CHAIN_ENERGIES.index(energy.kind),
-            energy.components,
-            energy.numbers.data_ptr(),
-            energy.numbers.numel(),
+            network(energy) if isinstance(energy, MlpSpec) else _formula(energy),
             x.data_ptr(),
-            *x.shape,
+            x.shape[0],
+            x.numel() // x.shape[0],
             steps,
             *[c if type(c) is float else _float_or_address(c) for c in step[:3]],
             0 if drifts is None else drifts.data_ptr(),
@@ -208,6 +206,12 @@ def chain_(
 
 
 _ACTIVATIONS = "identity", "relu", "leaky", "silu", "tanh", "softplus"  # as csrc/mlp.h counts
+
+
+def _formula(energy: ChainEnergy) -> tuple[int, int, int, int]:
+    """An analytic energy as the kernels take it; its tensor must outlive the call."""
+    kind, numbers = CHAIN_ENERGIES.index(energy.kind), energy.numbers
+    return kind, energy.components, numbers.data_ptr(), numbers.numel()
 
 
 def network(spec: MlpSpec) -> tuple[list[tuple[float, ...]], float]:
