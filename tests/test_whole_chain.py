@@ -891,7 +891,9 @@ UNKNOWN: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
     "a lambda": (lambda: (lambda e: lambda x: e(x))(DoubleWell(2)), RULE, {}, NOT_A_NETWORK),
     "a bound method": (lambda: DoubleWell(2).forward, RULE, {}, NOT_A_NETWORK),
     "scaled": (lambda: Scaled(DoubleWell(2), 0.5), RULE, {}, NOT_A_NETWORK),
-    "in a module": (lambda: torch.nn.Sequential(DoubleWell(2)), RULE, {}, "it contains a DoubleWell"),
+    "in a module": (
+        lambda: torch.nn.Sequential(DoubleWell(2)), RULE, {}, "it contains a DoubleWell"
+    ),
     "a delegate": (lambda: Delegating(DoubleWell(2)), RULE, {}, NOT_A_NETWORK),
     "a subclass": (lambda: Heated(2), RULE, {}, NOT_AN_ENERGY),
     "a subclass as it was": (lambda: Untouched(2), RULE, {}, NOT_AN_ENERGY),
