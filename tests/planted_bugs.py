@@ -268,15 +268,15 @@ BUGS = (
     Bug(
         "AniLA clips the drift alone",
         "langevin_ext/samplers/anila.py",
-        "noise_power=self.noise_power,",
-        "noise_power=0.0,",
+        '"noise_power": self.noise_power,',
+        '"noise_power": 0.0,',
         "tests/test_samplers.py::test_anila_has_the_exact_law_of_its_chain",
     ),
     Bug(
         "a schedule starts at one",
         "langevin_ext/samplers/langevin.py",
-        "drift, diffusion = self.coefficients(state.step)",
-        "drift, diffusion = self.coefficients(state.step + 1)",
+        "**self.arguments(state.step))",
+        "**self.arguments(state.step + 1))",
         "tests/test_samplers.py::test_a_schedule_is_the_loop_over_its_values",
     ),
     Bug(
@@ -1014,8 +1014,8 @@ BUGS = (
     Bug(
         "a run is a step too short",
         "langevin_ext/sample.py",
-        "for k in range(total):",
-        "for k in range(total - 1):",
+        "while k < total:",
+        "while k < total - 1:",
         "tests/test_known_answers.py::test_langevin_contracts",
     ),
     Bug(
