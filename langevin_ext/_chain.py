@@ -74,6 +74,7 @@ class WholeChain:
         begin = time.perf_counter()
         good = self._run(state, step, steps, schedule, kept)
         if good < steps:
+            self.block = SPAN  # there may be more of them: each costs a block or two
             for t, old in zip(written, before, strict=True):
                 t.copy_(old)
             if good:
