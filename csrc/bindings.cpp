@@ -248,10 +248,10 @@ int64_t chain(bool wide, const py::tuple& energy, uintptr_t x, int64_t rows, int
               int64_t steps, Coefficient drift, Coefficient diffusion, Coefficient bound,
               uintptr_t drifts, uintptr_t diffusions, double reference_precision, double low,
               double high, int twice_noise_power, bool per_coordinate, bool noisy, uint64_t seed,
-              uint64_t at, uint32_t stream, uint64_t first_chain, uintptr_t frozen, uintptr_t value,
-              uintptr_t grad_norm, uintptr_t gamma, uintptr_t finite, int64_t first,
-              uintptr_t norm_sum, uintptr_t gamma_sum, uintptr_t clipped_sum, uintptr_t mean,
-              uintptr_t squares, uintptr_t trajectory, int64_t every, int threads) {
+              uint64_t at, uint32_t stream, uint64_t first_chain, uintptr_t frozen, bool tolerant,
+              uintptr_t value, uintptr_t grad_norm, uintptr_t gamma, uintptr_t finite,
+              int64_t first, uintptr_t norm_sum, uintptr_t gamma_sum, uintptr_t clipped_sum,
+              uintptr_t mean, uintptr_t squares, uintptr_t trajectory, int64_t every, int threads) {
   const auto doubles = [](uintptr_t address) { return static_cast<double*>(pointer(address)); };
   Chain c{};
   c.x = pointer(x);
@@ -271,6 +271,7 @@ int64_t chain(bool wide, const py::tuple& energy, uintptr_t x, int64_t rows, int
   c.noisy = noisy;
   c.position = {seed, at, stream, first_chain};
   c.frozen = static_cast<const bool*>(pointer(frozen));
+  c.tolerant = tolerant;
   c.energy = pointer(value);
   c.grad_norm = pointer(grad_norm);
   c.gamma = pointer(gamma);

@@ -24,10 +24,11 @@ struct Chain {
   bool per_coordinate, noisy;
   Position position;   // of the first step
   const bool* frozen;  // (rows,): chains that stay where they are; or null
+  bool tolerant;       // of chains that leave the finite numbers: their coordinates become NaN
 
   // Of the last step, (rows,) each in the state's type: U and its gradient's norm before it.
   void *energy, *grad_norm, *gamma;
-  bool* finite;
+  bool* finite;  // whether its coordinates were before the clamp
 
   // Sums over these steps; all of them null, or the last two.
   int64_t first;                               // how many steps the sums have already
@@ -39,13 +40,9 @@ struct Chain {
   int64_t every;
 };
 
-// In single precision statistics are summed over so many steps before they are added to the sums:
-// over those whose number, counted by `first`, begins at a multiple of it.
-constexpr int64_t kSpan = 32;
-
 struct ChainKernels {
-  // Rows [begin, end); how many steps left every chain and its energy finite. With fewer than all
-  // of them the memory written is in no certain state.
+  // Rows [begin, end); how many steps left every chain and its energy finite, or all of them if
+  // that is tolerated. With fewer than all the memory written is in no certain state.
   int64_t (*rows[kStateTypes])(const Chain&, int64_t begin, int64_t end);
   int64_t grain[kStateTypes];  // chains that go together
 };

@@ -1,6 +1,7 @@
 // Whole chains of the analytic energies for one instruction set: a block is two registers of
 // chains, two streams of everything, and stays in registers where it has one or two columns.
 #include "chain_cpu.h"
+
 #include "energies.h"
 
 namespace langevin {
@@ -11,8 +12,8 @@ LANGEVIN_INLINE Pair<V> exp_of(const Pair<V>& x) {
   return {exp_of(x.a), exp_of(x.b)};
 }
 template <class V>
-LANGEVIN_INLINE Pair<V> exp_of_negative(const Pair<V>& x) {
-  return {exp_of_negative(x.a), exp_of_negative(x.b)};
+LANGEVIN_INLINE Pair<V> exp2_of(const Pair<V>& x) {
+  return {exp2_of(x.a), exp2_of(x.b)};
 }
 template <class V>
 LANGEVIN_INLINE Pair<V> tanh_of(const Pair<V>& x) {

@@ -35,8 +35,7 @@ LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s,
 
 LANGEVIN_INLINE U halves(Pair<Q> w) { return (U)((w.a & 0xffffffffull) | (w.b << 32)); }
 
-LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s, int64_t,
-                                F z[4]) {
+LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s, int64_t, F z[4]) {
   const Q even = count_lanes(2) + chain;
   const Words<Pair<Q>> w = words_at(PairOfLanes::broadcast(group), {even, even + uint64_t{1}}, s);
   Pair<F> z0, z1;
@@ -56,7 +55,8 @@ LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s,
   }
 }
 
-// ---- a register of chains ------------------------------------------------------------------------
+// ---- a register of chains
+// ------------------------------------------------------------------------
 
 template <class T, class V>
 LANGEVIN_INLINE void load(const T* p, Pair<V>& v) {
@@ -92,6 +92,15 @@ LANGEVIN_INLINE Pair<V> size_of(const Pair<V>& x) {
   return {size_of(x.a), size_of(x.b)};
 }
 
+template <class V>
+LANGEVIN_INLINE V finite_or_nan(V x) {
+  return x - x == 0 ? x : x - x;
+}
+template <class V>
+LANGEVIN_INLINE Pair<V> finite_or_nan(const Pair<V>& x) {
+  return {finite_or_nan(x.a), finite_or_nan(x.b)};
+}
+
 // 1 where gamma < 1, or 0.
 template <class V>
 LANGEVIN_INLINE V below_one(V gamma) {
@@ -112,7 +121,8 @@ LANGEVIN_INLINE Pair<V> chosen(const Pair<V>& still, const Pair<V>& old, const P
   return {chosen(still.a, old.a, moved.a), chosen(still.b, old.b, moved.b)};
 }
 
-// ---- n registers of chains, in memory and in registers -------------------------------------------
+// ---- n registers of chains, in memory and in registers
+// -------------------------------------------
 
 // A number of each of `count` chains, `stride` apart; lanes beyond repeat the last.
 template <class M>
@@ -137,17 +147,25 @@ LANGEVIN_INLINE void scatter(typename M::T* x, int64_t count, int64_t stride, in
   }
 }
 
-// Adds what was summed in registers, and forgets it.
+// Sums over the steps of n registers of chains, in double precision and in the order of the steps.
 template <class M>
-void flush(double* sums, int64_t count, int n, typename M::V* v) {
-  for (int r = 0; r < n; ++r) {
-    alignas(64) typename M::T lane[M::lanes];
-    store(lane, v[r]);
-    const int64_t here = std::min<int64_t>(count - r * M::lanes, M::lanes);
-    for (int64_t i = 0; i < here; ++i) sums[r * M::lanes + i] += lane[i];
-    v[r] = typename M::V{};
+class Sum {
+ public:
+  Sum(const double* sums, int64_t count) {
+    if (sums) std::copy_n(sums, count, sums_);
   }
-}
+  void add(int r, const typename M::V& v) {
+    alignas(64) typename M::T lane[M::lanes];
+    store(lane, v);
+    for (int i = 0; i < M::lanes; ++i) sums_[r * M::lanes + i] += lane[i];
+  }
+  void save(double* sums, int64_t count) const {
+    if (sums) std::copy_n(sums_, count, sums);
+  }
+
+ private:
+  alignas(64) double sums_[kMostRegisters * M::lanes] = {};
+};
 
 // Running means and sums of squares, (cols, lanes) of one block; Welford's algorithm.
 template <class M>
@@ -189,14 +207,15 @@ class Moments {
   }
 };
 
-// ---- the loop ------------------------------------------------------------------------------------
+// ---- the loop
+// ------------------------------------------------------------------------------------
 
 // What a chain's step takes besides its gradient: options of all chains, and numbers of a block's.
 template <class M>
 struct Coefficients {
   using T = typename M::T;
   using V = typename M::V;
-  bool clips, clamps;
+  bool clips, clamps, stays;
   V low, high;
   T rho;
   V drift[kMostRegisters], diffusion[kMostRegisters], bound[kMostRegisters];
@@ -212,10 +231,10 @@ struct Coefficients {
     take(c.drift, row, count, n, drift);
     take(c.diffusion, row, count, n, diffusion);
     take(c.bound, row, count, n, bound);
-    alignas(64) T stays[kMostRegisters * M::lanes];
-    for (int i = 0; i < n * M::lanes; ++i)
-      stays[i] = i >= count || (c.frozen && c.frozen[row + i]);
-    gather<M>(stays, n * M::lanes, 1, n, still);
+    stays = c.frozen || count < n * M::lanes;
+    alignas(64) T flags[kMostRegisters * M::lanes];
+    for (int i = 0; i < n * M::lanes; ++i) flags[i] = i >= count || (c.frozen && c.frozen[row + i]);
+    gather<M>(flags, n * M::lanes, 1, n, still);
   }
   // Those of step k of a schedule.
   LANGEVIN_METHOD void go_to(const Chain& c, int64_t k, int n) {
@@ -255,17 +274,19 @@ struct Loop {
     T* const states = static_cast<T*>(c.x) + row * cols;
     for (int64_t j = 0; j < cols; ++j) gather<M>(states + j, count, cols, n, x + j * n);
     Moments<M> moments(c, row, count, n);
-    V norms[kMost]{}, gammas[kMost]{}, clipped[kMost]{};
+    Sum<M> norms(at(c.norm_sum, row), count), gammas(at(c.gamma_sum, row), count);
+    Sum<M> clipped(at(c.clipped_sum, row), count);
     Source source(c.position);
     for (int64_t k = 0; k < c.steps; ++k) {
       const bool last = k + 1 == c.steps;
       source.go_to(c.position.step + k, c.position.stream);
       if (c.drifts) with.go_to(c, k, n);
-      V bad[kMost], norm[kMost], gamma[kMost], a[kMost], d[kMost];
-      energy.template gradient<Cols>(x, g, cols, bad);
+      V size[kMost], bad[kMost], norm[kMost], gamma[kMost], a[kMost], d[kMost];
+      energy.template gradient<Cols>(x, g, cols, size);
       if (last) energy.energies(c, row, count, x);
       for (int r = 0; r < n; ++r) {
-        bad[r] = bad[r] - bad[r];
+        size[r] = size[r] - size[r];  // NaN where U is not finite
+        bad[r] = V{};
         norm[r] = M::sqrt(squares(g + r, cols, n));
         gamma[r] = M::broadcast(1);
         a[r] = with.drift[r], d[r] = with.diffusion[r];
@@ -291,37 +312,53 @@ struct Loop {
             if (with.rho != 0) y = y - with.drift[r] * with.rho * state;
             if (c.noisy) y = y + d[r] * z[i];
             bad[r] += y - y;
+            if (c.tolerant) y = finite_or_nan(y);
             if (with.clamps) y = M::at_most(with.high, M::at_least(with.low, y));
-            state = chosen(with.still[r], state, y);
+            state = with.stays ? chosen(with.still[r], state, y) : y;
           }
         }
       for (int r = 0; r < n; ++r) {
-        if (M::any_not_finite(chosen(with.still[r], V{}, bad[r]))) return k;
+        const V wrong =
+            with.stays ? chosen(with.still[r], V{}, bad[r] + size[r]) : bad[r] + size[r];
+        if (!c.tolerant && M::any_not_finite(wrong)) return k;
         if (with.clips && c.per_coordinate) gamma[r] /= static_cast<T>(cols);
-        norms[r] += norm[r];
-        gammas[r] += gamma[r];
-        if (with.clips) clipped[r] += below_one(gamma[r]);
+        if (!c.norm_sum) continue;
+        norms.add(r, norm[r]);
+        if (!with.clips) continue;
+        gammas.add(r, gamma[r]);
+        clipped.add(r, below_one(gamma[r]));
       }
-      if (c.norm_sum) {
-        if (last || (c.first + k + 1) % kSpan == 0) {
-          flush<M>(c.norm_sum + row, count, n, norms);
-          flush<M>(c.gamma_sum + row, count, n, gammas);
-          flush<M>(c.clipped_sum + row, count, n, clipped);
-        }
-        record(c, row, count, n, c.first + k + 1, x, moments);
-      }
+      if (c.norm_sum) record(c, row, count, n, c.first + k + 1, x, moments);
       if (last) {
         scatter<M>(static_cast<T*>(c.grad_norm) + row, count, 1, n, norm);
         scatter<M>(static_cast<T*>(c.gamma) + row, count, 1, n, gamma);
+        T faults[kMost * M::lanes];
+        scatter<M>(faults, n * M::lanes, 1, n, bad);
+        for (int64_t i = 0; i < count; ++i) c.finite[row + i] = faults[i] == 0;
+        scatter<M>(faults, n * M::lanes, 1, n, size);
+        for (int64_t i = 0; i < count; ++i) {  // on the way to U something may have overflowed
+          T& value = static_cast<T*>(c.energy)[row + i];
+          if (faults[i] != 0 && value - value == 0) value = std::numeric_limits<T>::infinity();
+        }
       }
     }
     for (int64_t j = 0; j < cols; ++j) scatter<M>(states + j, count, cols, n, x + j * n);
-    std::fill_n(c.finite + row, count, true);
+    if (c.norm_sum) {
+      norms.save(c.norm_sum + row, count);
+      if (with.clips) {
+        gammas.save(c.gamma_sum + row, count);
+        clipped.save(c.clipped_sum + row, count);
+      } else {
+        for (int64_t i = row; i < row + count; ++i) c.gamma_sum[i] += static_cast<double>(c.steps);
+      }
+    }
     moments.save(c, row, count);
     return c.steps;
   }
 
  private:
+  LANGEVIN_INLINE double* at(double* sums, int64_t row) { return sums ? sums + row : nullptr; }
+
   // The sum of squares of a column of registers, n apart; pieces of 64 keep long ones accurate.
   LANGEVIN_INLINE V squares(const V* g, int64_t cols, int n) {
     V sum{};

@@ -41,24 +41,39 @@ LANGEVIN_INLINE int64_t columns(int64_t cols) {
   return D ? D : cols;
 }
 
-// e^x for x <= 0; of less than -87 it is e^-87, which is worth nothing beside 1.
+// 2^x for -125 <= x <= 0, to 4e-9 beside rounding in float32 and 5e-18 in float64: the polynomial
+// through 2^r at the Chebyshev nodes of [-1/2, 1/2], times 2^n in its exponent.
 template <class V>
-LANGEVIN_INLINE V exp_of_negative(V x) {
-  using T = typename Number<V>::Element;
-  BitsOf<V> n;
-  const V e = expm1_reduced(x < T(-87) ? V{} + T(-87) : x, n) + T(1);
-  return e * power_of_two<V>(n);
+LANGEVIN_INLINE V exp2_of(V x) {
+  using C = FormatOf<V>;
+  const V integer = x + C::to_integer, r = x - (integer - C::to_integer);
+  const V r2 = r * r, r4 = r2 * r2;  // pairs of terms: half the latency of Horner's rule
+  V p;
+  if constexpr (sizeof(typename Number<V>::Element) == sizeof(float))
+    p = (r * 6.9314721e-1f + 1.0f) + r2 * (r * 5.5503272e-2f + 2.4022651e-1f) +
+        r4 * ((r * 1.3400428e-3f + 9.6180567e-3f) + r2 * 1.5461445e-4f);
+  else
+    p = (r * 6.9314718055994531e-1 + 1.0) +
+        r2 * (r * 5.5504108664821627e-2 + 2.4022650695910160e-1) +
+        r4 * ((r * 1.3333558146406471e-3 + 9.6181291075872567e-3) +
+              r2 * (r * 1.5252733841556773e-5 + 1.5403530463724354e-4) +
+              r4 * ((r * 1.017805708773394e-7 + 1.3215432535932376e-6) +
+                    r2 * (r * 4.455817908336064e-10 + 7.074194297288521e-9)));
+  return same_bits<V>(same_bits<BitsOf<V>>(p) + (same_bits<BitsOf<V>>(integer) << C::mantissa));
 }
 
-// U = -log sum_k exp(l_k): the shares of the terms, in place; returns the largest l_k.
+constexpr double kLog2E = 1.4426950408889634;
+
+// Of U = -log sum_k 2^l_k: l_k becomes 2^(l_k - top), with the largest of them, no less
+// than the least number; `each` of a sum of these is a share.
 template <class M>
-LANGEVIN_INLINE typename M::V shares(typename M::V* l, int64_t terms) {
+LANGEVIN_INLINE typename M::V exponentials(typename M::V* l, int64_t terms, typename M::V& each) {
   using V = typename M::V;
+  const V least = M::broadcast(sizeof(typename M::T) == 8 ? -1020 : -125);
   V top = l[0], total{};
   for (int64_t k = 1; k < terms; ++k) top = M::at_least(top, l[k]);
-  for (int64_t k = 0; k < terms; ++k) total += l[k] = exp_of_negative(l[k] - top);
-  const V each = M::broadcast(1) / total;
-  for (int64_t k = 0; k < terms; ++k) l[k] *= each;
+  for (int64_t k = 0; k < terms; ++k) total += l[k] = exp2_of(M::at_least(least, l[k] - top));
+  each = M::broadcast(1) / total;
   return top;
 }
 
@@ -152,14 +167,16 @@ struct RoundMixture {
         const V y = x[j] - means[k * d + j];
         square += y * y;
       }
-      l[k] = M::broadcast(log_heights[k]) - square * (precisions[k] * T(0.5));
+      l[k] = M::broadcast(log_heights[k] * T(kLog2E)) - square * (precisions[k] * T(kLog2E / 2));
     }
-    const V top = shares<M>(l, terms);
+    V each;
+    const V top = exponentials<M>(l, terms, each);
     for (int64_t j = 0; j < d; ++j) g[j] = V{};
     for (int64_t k = 0; k < terms; ++k) {
       const V pull = l[k] * precisions[k];
       for (int64_t j = 0; j < d; ++j) g[j] += pull * (x[j] - means[k * d + j]);
     }
+    for (int64_t j = 0; j < d; ++j) g[j] *= each;
     return top;
   }
   double energy(const double* x, int64_t cols) const {
@@ -197,13 +214,15 @@ struct DiagonalMixture {
         const V y = x[j] - means[k * d + j];
         square += y * y * precisions[k * d + j];
       }
-      l[k] = M::broadcast(log_heights[k]) - square * T(0.5);
+      l[k] = M::broadcast(log_heights[k] * T(kLog2E)) - square * T(kLog2E / 2);
     }
-    const V top = shares<M>(l, terms);
+    V each;
+    const V top = exponentials<M>(l, terms, each);
     for (int64_t j = 0; j < d; ++j) g[j] = V{};
     for (int64_t k = 0; k < terms; ++k)
       for (int64_t j = 0; j < d; ++j)
         g[j] += l[k] * ((x[j] - means[k * d + j]) * precisions[k * d + j]);
+    for (int64_t j = 0; j < d; ++j) g[j] *= each;
     return top;
   }
   double energy(const double* x, int64_t cols) const {
@@ -249,15 +268,17 @@ struct FullMixture {
         const V y = whitened(x, k, i, d);
         square += y * y;
       }
-      l[k] = M::broadcast(log_heights[k]) - square * T(0.5);
+      l[k] = M::broadcast(log_heights[k] * T(kLog2E)) - square * T(kLog2E / 2);
     }
-    const V top = shares<M>(l, terms);
+    V each;
+    const V top = exponentials<M>(l, terms, each);
     for (int64_t j = 0; j < d; ++j) g[j] = V{};
     for (int64_t k = 0; k < terms; ++k)
       for (int64_t i = 0; i < d; ++i) {
         const V pull = l[k] * whitened(x, k, i, d);
         for (int64_t j = 0; j < d; ++j) g[j] += pull * whitening[(k * d + i) * d + j];
       }
+    for (int64_t j = 0; j < d; ++j) g[j] *= each;
     return top;
   }
   double energy(const double* x, int64_t cols) const {
@@ -274,6 +295,22 @@ struct FullMixture {
   }
 };
 
+// r = |x| in the plane, and x / r, 0 at the origin. Squares of what is very small would be 0.
+template <class M>
+LANGEVIN_INLINE typename M::V polar(const typename M::V* x, typename M::V* direction) {
+  using V = typename M::V;
+  using T = typename M::T;
+  constexpr T small = sizeof(T) == 8 ? T(0x1p-900) : T(0x1p-60);
+  constexpr T large = sizeof(T) == 8 ? T(0x1p500) : T(0x1p60);
+  const V square = x[0] * x[0] + x[1] * x[1], least = M::broadcast(small), one = M::broadcast(1);
+  const V scale = M::where_less(square, least, M::broadcast(large), one);
+  const V a = x[0] * scale, b = x[1] * scale, r = M::sqrt(a * a + b * b);
+  const V inverse = one / M::at_least(M::broadcast(std::numeric_limits<T>::min()), r);
+  direction[0] = a * inverse;
+  direction[1] = b * inverse;
+  return r * M::where_less(square, least, M::broadcast(1 / large), one);
+}
+
 // log weights (K), radii (K), precisions (K); in the plane
 template <class M>
 struct Rings {
@@ -289,18 +326,19 @@ struct Rings {
 
   template <int D>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t) const {
-    const V r = M::sqrt(x[0] * x[0] + x[1] * x[1]);
+    const V r = polar<M>(x, g);
     V l[kMostComponents];
     for (int64_t k = 0; k < terms; ++k) {
       const V t = r - radii[k];
-      l[k] = M::broadcast(log_weights[k]) - t * t * (precisions[k] * T(0.5));
+      l[k] = M::broadcast(log_weights[k] * T(kLog2E)) - t * t * (precisions[k] * T(kLog2E / 2));
     }
-    const V top = shares<M>(l, terms);
+    V each;
+    const V top = exponentials<M>(l, terms, each);
     V slope{};
     for (int64_t k = 0; k < terms; ++k) slope += l[k] * ((r - radii[k]) * precisions[k]);
-    slope /= M::at_least(M::broadcast(std::numeric_limits<T>::min()), r);  // 0 at the origin
-    g[0] = slope * x[0];
-    g[1] = slope * x[1];
+    slope *= each;
+    g[0] *= slope;
+    g[1] *= slope;
     return top;
   }
   double energy(const double* x, int64_t) const {
@@ -323,10 +361,11 @@ struct TwoMoons {
 
   template <int D>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t) const {
-    const V r = M::sqrt(x[0] * x[0] + x[1] * x[1]), t = r - radius;
-    const V slope = t * across / M::at_least(M::broadcast(std::numeric_limits<T>::min()), r);
-    g[0] = slope * x[0] + x[0] * along - tanh_of(x[0] * (radius * along)) * (radius * along);
-    g[1] = slope * x[1];
+    V direction[2];
+    const V t = polar<M>(x, direction) - radius, slope = t * across;
+    g[0] =
+        slope * direction[0] + x[0] * along - tanh_of(x[0] * (radius * along)) * (radius * along);
+    g[1] = slope * direction[1];
     return t * t * across + x[0] * x[0] * along;
   }
   double energy(const double* x, int64_t) const {

@@ -248,6 +248,7 @@ struct Register<float> {
   LANGEVIN_INLINE V at_least(V lo, V y) { return Lanes::at_least(lo, y); }
   LANGEVIN_INLINE V at_most(V hi, V y) { return Lanes::at_most(hi, y); }
   LANGEVIN_INLINE V sqrt(V a) { return Lanes::sqrt(a); }
+  LANGEVIN_INLINE V where_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
   LANGEVIN_INLINE bool any_not_finite(V a) { return Lanes::any_not_finite(a); }
   LANGEVIN_INLINE float tree_sum(V a) { return Lanes::tree_sum(a); }
   LANGEVIN_INLINE void interleave(V a, V b, V& low, V& high) { Lanes::interleave(a, b, low, high); }
@@ -270,6 +271,7 @@ struct Register<double> {
   LANGEVIN_INLINE V broadcast(double a) { return a - V{}; }
   LANGEVIN_INLINE V at_least(V lo, V y) { return lo > y ? lo : y; }
   LANGEVIN_INLINE V at_most(V hi, V y) { return hi < y ? hi : y; }
+  LANGEVIN_INLINE V where_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
   LANGEVIN_INLINE V sqrt(V a) {
     for (int i = 0; i < H; ++i) a[i] = __builtin_sqrt(a[i]);
     return a;
@@ -357,6 +359,9 @@ struct TwoRegisters {
     return {R::at_most(hi.a, y.a), R::at_most(hi.b, y.b)};
   }
   LANGEVIN_INLINE V sqrt(const V& a) { return {R::sqrt(a.a), R::sqrt(a.b)}; }
+  LANGEVIN_INLINE V where_less(const V& a, const V& b, const V& yes, const V& no) {
+    return {R::where_less(a.a, b.a, yes.a, no.a), R::where_less(a.b, b.b, yes.b, no.b)};
+  }
   LANGEVIN_INLINE bool any_not_finite(const V& a) {
     return R::any_not_finite(a.a) | R::any_not_finite(a.b);
   }

@@ -24,8 +24,6 @@ from .noise import Noise
 from .samplers import AniLA, Langevin
 from .samplers.langevin import LangevinState
 
-SPAN = 32
-"""Blocks end at multiples of this many recorded steps: kernels sum statistics over such spans."""
 _SECONDS = 0.05  # of a block: as long as Ctrl-C and the progress bar wait
 _FIRST = 2**22  # coordinates of the first block, of which nobody knows the speed yet
 _SCHEDULED = 2**10  # steps of a block with a schedule, 4 us each or what the user's function takes
@@ -50,18 +48,17 @@ class WholeChain:
         work = x.numel()
         if isinstance(energy, MlpSpec):  # 32 weights cost as much as a coordinate
             work += x.shape[0] * sum(size.numel() for size in _sizes(energy)) // 32
-        self.block = max(SPAN, _FIRST // work // SPAN * SPAN)
+        self.block = max(1, _FIRST // work)
 
     def advance(self, state: LangevinState, noise: Noise, most: int, *, kept: bool) -> int:
         """Up to ``most`` steps in place, recorded if they are ``kept``; how many were taken.
 
-        None are where the next step needs looking after: it goes wrong, or its schedule does.
+        None are where the next step is one for `step`: it goes wrong, or its schedule does.
         """
         record = self.record
         if self.guard.overdue:
             return 0
-        block = min(self.block, _SCHEDULED) if self.rule.scheduled else self.block
-        steps = min(most, block - (record.count % SPAN if kept else 0))
+        steps = min(most, self.block, _SCHEDULED if self.rule.scheduled else most)
         schedule = None
         if self.rule.scheduled:
             schedule = self._schedule(state, steps)
@@ -74,7 +71,7 @@ class WholeChain:
         begin = time.perf_counter()
         good = self._run(state, step, steps, schedule, kept)
         if good < steps:
-            self.block = SPAN  # there may be more of them: each costs a block or two
+            self.block = max(1, good)  # there may be more of them: each costs a block or two
             for t, old in zip(written, before, strict=True):
                 t.copy_(old)
             if good:
@@ -83,13 +80,20 @@ class WholeChain:
                 assert again == good
         elif steps == self.block:
             share = _SECONDS / max(time.perf_counter() - begin, 1e-9)
-            self.block = max(SPAN, int(min(4.0, max(0.25, share)) * steps) // SPAN * SPAN)
+            self.block = max(1, int(min(4.0, max(0.25, share)) * steps))
         noise.advance(good)
         if kept:
             record.count += good
             if record.keep_every:
                 record.kept = record.count // record.keep_every
         return good
+
+    def step(self, state: LangevinState, noise: Noise) -> LangevinState:
+        """One step, wherever it leads, as a rule's."""
+        step = self._step(state.x, state.step, noise)
+        self._run(state, step, 1, None, kept=False, tolerant=True)
+        noise.advance()
+        return state._replace(step=state.step + 1)
 
     def _run(
         self,
@@ -98,6 +102,7 @@ class WholeChain:
         steps: int,
         schedule: Tensor | None,
         kept: bool,
+        tolerant: bool = False,
     ) -> int:
         guard, record = self.guard, self.record
         room = None
@@ -114,7 +119,7 @@ class WholeChain:
         frozen = guard.frozen if guard.any_frozen else None
         energy = state.energy if frozen is None else torch.empty_like(state.energy)
         good: int = self.backend.chain_(
-            state.x, self.energy, step, steps, schedule, energy, state.stats, frozen, room
+            state.x, self.energy, step, steps, schedule, energy, state.stats, frozen, room, tolerant
         )
         if frozen is not None:  # whose energies stay what they were
             torch.where(frozen, state.energy, energy, out=state.energy)

@@ -266,8 +266,8 @@ class Record:
         """Welford's algorithm, and with weights West's."""
         delta = state.x - mean
         if self.sums.weight is None:
-            mean.add_(delta, alpha=1 / self.count)
-            squares.addcmul_(delta, state.x - mean)
+            mean.add_(delta * (1 / self.count))  # not fused, as in kernels of whole chains
+            squares.add_(delta.mul_(state.x - mean))
         else:
             mean.addcmul_(delta, _per_chain(state.weight / self.sums.weight, mean))
             squares.addcmul_(delta, (state.x - mean) * _per_chain(state.weight, mean))

@@ -148,7 +148,11 @@ def sample(
                     else:
                         steps = 1
                         guard.before(state)
-                        state = _advance(rule, state, gradient, noise, backend, k)
+                        with _named_errors(f"in step {k}"):
+                            if chain:
+                                state = chain.step(state, noise)
+                            else:
+                                state = rule.step(state, gradient, noise, backend=backend)
                         guard.after(state, k, last=k + 1 == total)
                         if k >= burn_in:
                             record.add(state, k - burn_in)
@@ -248,13 +252,6 @@ def _named_errors(when: str) -> Iterator[None]:
         raise EnergyError(
             f"the energy, or a schedule of the rule, raised {type(error).__name__} {when}"
         ) from error
-
-
-def _advance(
-    rule: Rule, state: Any, gradient: EnergyGradient, noise: Noise, backend: str, k: int
-) -> Any:
-    with _named_errors(f"in step {k}"):
-        return rule.step(state, gradient, noise, backend=backend)
 
 
 @contextmanager

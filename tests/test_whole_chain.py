@@ -62,7 +62,7 @@ pytestmark = [
 ]
 
 DTYPES = torch.float32, torch.float64
-SPAN = _chain.SPAN
+BLOCK = 32  # steps of a block, where one is cut
 driver = importlib.import_module("langevin_ext.sample")  # the package's `sample` is the function
 
 
@@ -313,8 +313,8 @@ def test_the_same_bits_where_the_order_is_torchs(kind: str, dtype: torch.dtype, 
 def test_everything_is_recorded_at_every_setting(dtype: torch.dtype) -> None:
     """Burn-in, thinning and moments against those of all states; over several spans."""
     energy, x0 = start("round mixture", 3, 11, dtype)
-    rule, steps = AniLA(1.0, 0.02), 3 * SPAN + 5
-    for burn_in, keep_every in ((0, None), (0, 1), (5, 7), (SPAN, SPAN), (40, 3), (1, 200)):
+    rule, steps = AniLA(1.0, 0.02), 3 * BLOCK + 5
+    for burn_in, keep_every in ((0, None), (0, 1), (5, 7), (BLOCK, BLOCK), (40, 3), (1, 200)):
         whole, single = pair(
             energy, x0, rule, steps, burn_in=burn_in, keep_every=keep_every, moments=True
         )
@@ -426,7 +426,7 @@ def test_blocks_end_anywhere(
 
     def run(rule: Any) -> Samples:
         return sample(
-            energy, x0, rule, 7 * SPAN + 5, seed=7, burn_in=41, keep_every=7, moments=True,
+            energy, x0, rule, 7 * BLOCK + 5, seed=7, burn_in=41, keep_every=7, moments=True,
             whole_chain=True,
         )  # fmt: skip
 
@@ -434,13 +434,13 @@ def test_blocks_end_anywhere(
         monkeypatch.setattr(_chain, "_FIRST", 2**22)
         monkeypatch.setattr(_chain, "_SCHEDULED", 2**10)
         want = run(rule)
-        for first, seconds in ((0, 0.0), (0, 1e9), (2 * SPAN * x0.numel(), 0.05), (2**22, 0.0)):
+        for first, seconds in ((0, 0.0), (0, 1e9), (2 * BLOCK * x0.numel(), 0.05), (2**22, 0.0)):
             monkeypatch.setattr(_chain, "_FIRST", first)
             monkeypatch.setattr(_chain, "_SECONDS", seconds)
             taken.clear()
             assert_same_fields(run(rule), want, slice(None))
             assert (len(taken) > 2) == (first < 2**22)
-        monkeypatch.setattr(_chain, "_SCHEDULED", SPAN)
+        monkeypatch.setattr(_chain, "_SCHEDULED", BLOCK)
         assert_same_fields(run(rule), want, slice(None))
 
 
@@ -592,7 +592,6 @@ def test_bad_chains_change_no_bit_of_others(kind: str, dtype: torch.dtype) -> No
     assert_same_bits(dirty.trajectory[:, well], clean.trajectory[:, well])
 
 
-@pytest.mark.xfail(strict=True, reason="a step with a bad chain is torch's, with its roundings")
 def test_bad_chains_change_no_bit_of_others_of_any_energy() -> None:
     for kind, d in SOME.items():
         energy, x0 = start(kind, d, 200, torch.float64)
@@ -604,7 +603,6 @@ def test_bad_chains_change_no_bit_of_others_of_any_energy() -> None:
         assert_same_bits(dirty.x[well], clean.x[well], kind)
 
 
-@pytest.mark.xfail(strict=True, reason="a bad step cuts a span of norms, and its sums are torch's")
 @pytest.mark.parametrize(("name", "dtype"), [("grad_norm", torch.float32), ("mean", torch.float64)])
 def test_bad_chains_change_no_bit_of_others_statistics(name: str, dtype: torch.dtype) -> None:
     energy, x0 = QuarticWell(2), normals(400, 2, dtype=dtype)
@@ -660,7 +658,6 @@ def test_a_run_with_restarts_goes_on_exactly(cut: int) -> None:
     assert torch.equal(rest.stats.restarts, whole.stats.restarts)
 
 
-@pytest.mark.xfail(strict=True, reason="squares underflow, and the direction is not of length 1")
 @pytest.mark.parametrize("energy", [Rings([1.0], 1.0), TwoMoons(std=2.0, width=2.0)])
 def test_a_direction_has_length_one_however_short_the_vector(energy: Any) -> None:
     for dtype, size in ((torch.float32, 1e-25), (torch.float64, 1e-170)):
@@ -669,7 +666,6 @@ def test_a_direction_has_length_one_however_short_the_vector(energy: Any) -> Non
         assert_same_run(whole, single, tolerance(dtype, 1))
 
 
-@pytest.mark.xfail(strict=True, reason="shares below e^-87 are e^-87, in float64 too")
 def test_a_share_of_nothing_is_nothing_beside_a_great_precision() -> None:
     energy = GaussianMixture([[0.0], [10.0]], stds=[1.0, 1e-18])
     x0 = torch.full((3, 1), 0.5, dtype=torch.float64)
@@ -719,17 +715,19 @@ def test_a_schedule_that_goes_wrong(then: Any, error: type[LangevinError]) -> No
 
 @pytest.mark.parametrize("option", ["step_size", "temperature", "noise_std"])
 def test_a_schedule_of_tensors_is_taken_step_by_step(option: str, taken: list[int]) -> None:
-    """Numbers for each chain from a function, always or at times: the same bits as step by step."""
+    """Numbers for each chain from a function, always or at times."""
     energy, x0 = start("round mixture", 3, 11, torch.float32)
     each = torch.linspace(0.01, 0.02, 11)
     always = Langevin(**{"step_size": 0.02, option: lambda k: each})
     whole, single = pair(energy, x0, always, 9, keep_every=1)
-    assert_same_bits(whole.trajectory, single.trajectory)
-    assert not taken
+    assert_same_run(whole, single, tolerance(torch.float32, 9))
+    assert taken == [1] * 9
+    taken.clear()
     at_times = Langevin(**{"step_size": 0.02, option: at_40(each)})
     whole, single = pair(energy, x0, at_times, 60, keep_every=1)
     assert_same_run(whole, single, tolerance(torch.float32, 60))
-    assert sum(taken) == 59
+    assert sum(taken) == 60
+    assert max(taken) > 1
 
 
 def test_a_schedule_is_asked_for_every_step_in_turn() -> None:
@@ -764,7 +762,7 @@ def test_ctrl_c_in_a_schedule_is_between_steps() -> None:
 # ---- Ctrl-C and progress ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("burn_in", [0, 40, 200])
+@pytest.mark.parametrize("burn_in", [0, 2, 200])
 def test_ctrl_c_ends_a_block(
     burn_in: int, handler: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -784,7 +782,7 @@ def test_ctrl_c_ends_a_block(
         return original(*arguments)
 
     monkeypatch.setattr(native, "chain_", chain_)
-    done = {0: 96, 40: 72, 200: 96}[burn_in]  # 40 = 32 + 8
+    done = 3
     with pytest.raises(SamplingInterrupted, match=f"after {done} steps") as caught:
         sample(energy, x0, rule, 300, seed=7, burn_in=burn_in, keep_every=1)
     assert signal.getsignal(signal.SIGINT) is handler
@@ -828,7 +826,7 @@ def test_progress_counts_to_the_total(
     assert (bar.options["total"], bar.options["disable"]) == (220, not progress)
     assert sum(bar.updates) == (220 if progress else 0)
     if progress:
-        assert {1, 32} <= {*bar.updates}
+        assert min(bar.updates) == 1 < max(bar.updates)
 
 
 # ---- what is not recognised ---------------------------------------------------------------------

@@ -164,12 +164,13 @@ def chain_(
     stats: StepStats,
     frozen: Tensor | None,
     record: ChainRecord | None,
+    tolerant: bool,
 ) -> int:
     """Many steps of x (B, ...) down an energy, in place; how many left all chains finite.
 
     With fewer than ``steps`` of them, what was to be written is in no certain state. ``value`` (B,)
     and ``stats`` are of the last step, ``schedule`` (2, steps) float64 has drift and diffusion of
-    each, ``frozen`` (B,) bool says who stays.
+    each, ``frozen`` (B,) bool says who stays. A ``tolerant`` call goes on whatever happens.
     """
     position = step.position
     first, sums, mean, squares, trajectory, every = record or (0, None, None, None, None, 1)
@@ -196,6 +197,7 @@ def chain_(
             position is not None,
             *(position.on_host() if position else NOWHERE)[:4],
             0 if frozen is None else frozen.data_ptr(),
+            tolerant,
             *at[:4],
             first,
             *at[4:],
