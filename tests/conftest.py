@@ -110,6 +110,20 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that kernels have taken, call by call."""
+    calls: list[int] = []
+    original = native.chain_
+
+    def chain_(*arguments: Any) -> int:
+        calls.append(original(*arguments))
+        return calls[-1]
+
+    monkeypatch.setattr(native, "chain_", chain_)
+    return calls
+
+
 def on_a_device(noise: Noise) -> Noise:
     """The same noise, its seed and step known to a tensor on the device alone."""
     copy = noise.to(DEVICE)
