@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <exception>
 
 #include "kernels.h"
 
@@ -19,12 +20,19 @@ void parallel(int64_t n, int64_t grain, int threads, const Body& body) {
   threads = static_cast<int>(std::min<int64_t>(threads, grains));
 #ifdef _OPENMP
   if (threads > 1) {
+    std::exception_ptr error;  // one of a thread's, as of memory: none may leave the region
 #pragma omp parallel num_threads(threads)
     {
       const int64_t t = omp_get_thread_num(), of = omp_get_num_threads();
       const int64_t begin = grains * t / of * grain, end = grains * (t + 1) / of * grain;
-      if (begin < std::min(end, n)) body(begin, std::min(end, n));
+      try {
+        if (begin < std::min(end, n)) body(begin, std::min(end, n));
+      } catch (...) {
+#pragma omp critical(langevin_error)
+        error = std::current_exception();
+      }
     }
+    if (error) std::rethrow_exception(error);
     return;
   }
 #endif

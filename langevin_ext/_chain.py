@@ -27,8 +27,12 @@ from .samplers.langevin import LangevinState
 _SECONDS = 0.05  # of a block: as long as Ctrl-C and the progress bar wait
 _FIRST = 2**22  # coordinates of the first block, of which nobody knows the speed yet
 _SCHEDULED = 2**10  # steps of a block with a schedule, 4 us each or what the user's function takes
-_NETWORK_STEPS = 4  # fewer steps do not repay packing a network's weights for the kernel
+_NETWORK_STEPS = 4  # fewer do not repay packing a network's weights for the kernel
 _WIDEST = 1024  # of a network's layers
+_LARGEST = {
+    "full_gaussian": 64,
+    "full_mixture": 32,
+}  # dimensions; 0.85 of torch's speed at twice that
 
 
 class WholeChain:
@@ -174,9 +178,14 @@ def whole_chain(
     backend: str,
     guard: Guard,
     record: Record,
-    total: int,
+    steps: int,
+    *,
+    always: bool,
 ) -> WholeChain | str:
-    """What takes whole chains of this energy by this rule, or why nothing does."""
+    """What takes whole chains of this energy by this rule, or why nothing does.
+
+    That it would not be faster is a reason, too, unless it is ``always`` to be.
+    """
     x = state.x
     chosen: Any = backends.resolve(backend, x.device.type)
     if not hasattr(chosen, "chain_"):
@@ -188,12 +197,12 @@ def whole_chain(
     known: ChainEnergy | MlpSpec | str
     if isinstance(energy, AnalyticEnergy):
         known = _formula(energy, gradient, x, chosen.CHAIN_COLUMNS)
-    elif total < _NETWORK_STEPS:
-        return f"{total} steps do not repay preparing a network: {_NETWORK_STEPS} do"
     elif gradient.autocast is not None:
-        return "autocast is on"
+        known = "autocast is on"
     else:
-        known = _network(energy, x)
+        known = mlp_of(energy, x)
+    if not isinstance(known, str) and not always and not _pays(known, x, steps):
+        return "one step at a time is faster"
     return known if isinstance(known, str) else WholeChain(known, rule, chosen, x, guard, record)
 
 
@@ -210,11 +219,11 @@ def _formula(
     return known
 
 
-def _network(energy: object, x: Tensor) -> MlpSpec | str:
-    known = mlp_of(energy, x)
-    if not isinstance(known, str) and max(map(max, _sizes(known))) > _WIDEST:
-        return f"a layer of the network is wider than {_WIDEST}"
-    return known
+def _pays(energy: ChainEnergy | MlpSpec, x: Tensor, steps: int) -> bool:
+    """Whether blocks are faster: large products of matrices are torch's."""
+    if isinstance(energy, MlpSpec):
+        return steps >= _NETWORK_STEPS and max(map(max, _sizes(energy))) <= _WIDEST
+    return x.shape[1] <= _LARGEST.get(energy.kind, x.shape[1])
 
 
 def _sizes(network: MlpSpec) -> list[torch.Size]:

@@ -77,9 +77,9 @@ def sample(
         autocast: bfloat16 or float16 for the energy; the state stays as it is.
         channels_last: hand the energy its states in this memory format; None decides by a fixed
             rule. The noise is the same in either.
-        whole_chain: take many steps in one call of a kernel: where it knows energy and rule if
-            ``"auto"``, never if False; an error that says why not if True. The noise is the same;
-            gradients differ by rounding.
+        whole_chain: take many steps in one call of a kernel: ``"auto"`` where one knows energy and
+            rule and is faster, False never, True always, or an error that says why not. The noise
+            is the same; gradients differ by rounding.
         backend: ``"auto"``, ``"triton"``, ``"native"`` or ``"reference"``.
 
     Raises:
@@ -123,7 +123,10 @@ def sample(
 
         chain = None
         if whole_chain and total:
-            found = find_whole_chain(energy, gradient, rule, state, backend, guard, record, total)
+            found = find_whole_chain(
+                energy, gradient, rule, state, backend, guard, record, total,
+                always=whole_chain is True,
+            )  # fmt: skip
             chain = None if isinstance(found, str) else found
             if isinstance(found, str) and whole_chain is True:
                 raise ArgumentError(f"whole_chain=True: {found}; leave whole_chain at 'auto'")
@@ -142,11 +145,11 @@ def sample(
             try:
                 while k < total:
                     end = burn_in if k < burn_in else total
-                    steps = chain.advance(state, noise, end - k, kept=k >= burn_in) if chain else 0
-                    if steps:
-                        state = state._replace(step=state.step + steps)
+                    done = chain.advance(state, noise, end - k, kept=k >= burn_in) if chain else 0
+                    if done:
+                        state = state._replace(step=state.step + done)
                     else:
-                        steps = 1
+                        done = 1
                         guard.before(state)
                         with _named_errors(f"in step {k}"):
                             if chain:
@@ -156,11 +159,11 @@ def sample(
                         guard.after(state, k, last=k + 1 == total)
                         if k >= burn_in:
                             record.add(state, k - burn_in)
-                    k += steps
+                    k += done
                     if k == burn_in and hasattr(rule, "end_burn_in"):
                         state = rule.end_burn_in(state)
                     if progress:
-                        bar.update(steps)
+                        bar.update(done)
                     if interrupted:
                         raise KeyboardInterrupt
             except KeyboardInterrupt:
