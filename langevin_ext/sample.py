@@ -102,7 +102,7 @@ def sample(
     if on_nonfinite not in ("raise", "freeze", "reinit"):
         raise ArgumentError(f"on_nonfinite={on_nonfinite!r}: give 'raise', 'freeze' or 'reinit'")
 
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), undisturbed(energy):
         state, noise, past = _begin(energy, gradient, x0, rule, seed)
         adapts = getattr(rule, "target_acceptance", None) is not None
         adaptation = getattr(state, "adaptation", None) if adapts else None
@@ -140,7 +140,7 @@ def sample(
             disable=not progress,
             leave=False,
         )
-        with undisturbed(energy), bar, _interrupts_between_steps() as interrupted:
+        with bar, _interrupts_between_steps() as interrupted:
             k = 0
             try:
                 while k < total:
@@ -210,7 +210,7 @@ def _begin(
         chains_ = bad.nonzero().flatten().tolist()
         raise NonFiniteError(f"x0 is not finite in {name_chains(chains_)}", step=0, chains=chains_)
     x = x0.detach().clone(memory_format=torch.contiguous_format)
-    with undisturbed(energy), _named_errors("at x0"):
+    with _named_errors("at x0"):
         state = rule.init(gradient, x, noise)
     return state, noise, None
 
@@ -227,7 +227,7 @@ def _resume(energy: Energy, gradient: EnergyGradient, past: SampleState, rule: R
         check_fields(past.chains)
     state = _copy(past.chains)
     if state.x.numel() and hasattr(rule, "resume"):
-        with undisturbed(energy), _named_errors("at the start"):
+        with _named_errors("at the start"):
             state = rule.resume(state, gradient)
     return state
 
