@@ -3,8 +3,6 @@ modules are recognised as such networks."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,37 +19,12 @@ from langevin_ext.energies import Scaled
 from langevin_ext.errors import ArgumentError, EnergyError
 
 from .conftest import ISAS, NO_NATIVE, ON_CPU, assert_same_bits, native, normals
+from .networks import ACTIVATIONS, KINKED, network
 
 pytestmark = pytest.mark.skipif(not ON_CPU, reason="a CPU's kernels")
 needs_native = pytest.mark.skipif(NO_NATIVE is not None, reason=f"no native backend: {NO_NATIVE}")
 
 INF, NAN = float("inf"), float("nan")
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "identity": nn.Identity,
-    "relu": nn.ReLU,
-    "leaky": functools.partial(nn.LeakyReLU, 0.2),
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "softplus of 3": functools.partial(nn.Softplus, beta=3.0, threshold=2.0),
-}
-KINKED = {"relu", "leaky", "softplus of 3"}
-
-
-def network(
-    widths: tuple[int, ...], activation: str = "silu", *, bias: bool = True, last: bool = False
-) -> nn.Sequential:
-    """Layers from width to width with an activation between them, and after the last if asked."""
-    torch.manual_seed(sum(widths))
-    parts: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(widths):
-        parts += [nn.Linear(inputs, outputs, bias=bias), ACTIVATIONS[activation]()]
-        nn.init.normal_(parts[-2].weight, std=inputs**-0.5)  # type: ignore[arg-type]
-        if bias:
-            nn.init.uniform_(parts[-2].bias, 0.3, 0.9)  # type: ignore[arg-type]
-    if last:  # above 0, where no activation is flat
-        nn.init.uniform_(parts[-2].weight, 0, 2 / inputs)  # type: ignore[arg-type]
-    return nn.Sequential(*parts[: None if last else -1])
 
 
 def recognised(energy: nn.Module, x: Tensor) -> MlpSpec:
