@@ -34,11 +34,12 @@ test-triton: $(READY)  ## the kernels under another Triton: make test-triton TRI
 	PYTHONPATH=build/triton-$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
 	PYTHONPATH=build/triton-$(TRITON) $(BIN)/python -m pytest tests/test_codegen.py
 
-bench: $(READY)  ## the step and the sampler against what else there is; rows to benchmarks/results
+bench: $(READY)  ## steps, samplers and whole chains against what else there is; rows to benchmarks/results
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[bench]'
 	mkdir -p build
-	$(BIN)/python -m pytest benchmarks/test_step.py benchmarks/test_sample.py benchmarks/test_rules.py \
-	    --benchmark-disable-gc --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest benchmarks/test_step.py benchmarks/test_sample.py \
+	    benchmarks/test_rules.py benchmarks/test_chains.py --benchmark-disable-gc \
+	    --benchmark-columns=median,iqr,rounds --benchmark-json=build/bench.json
 	$(BIN)/python benchmarks/rows.py build/bench.json
 	$(BIN)/python benchmarks/table.py --write
 

@@ -99,6 +99,20 @@ def rule_line(case: Case, _: Case) -> list[str]:
     ]
 
 
+def chain_line(case: Case, _: Case) -> list[str]:
+    ours = case["ours"]
+    chains = int(ours.shape.split("x")[0])
+    return [
+        ours.energy,
+        ours.shape,
+        f"{ours.threads}",
+        figure(time(ours)),
+        figure(chains / time(ours)),
+        f"{time(case['registers']) / time(ours):.0%}" if "registers" in case else "-",
+        *(ratio(case, c) for c in ("step-by-step", "loop", "jax", "torchebm")),
+    ]
+
+
 STEP_COLUMNS = [
     "states", "threads", "µs", "10⁹ elements/s", "share of the limit",
     "loop", "tuned", "compiled, best of 4", "TorchEBM", "ebmkit",
@@ -108,6 +122,10 @@ SAMPLE_COLUMNS = [
     "loop, float32", "loop, same dtype", "TorchEBM", "ebmkit",
 ]  # fmt: skip
 RULE_COLUMNS = ["rule", "states", "threads", "µs a step", "loop"]
+CHAIN_COLUMNS = [
+    "energy", "states", "threads", "µs a step", "10⁶ chain-steps/s", "share of the limit",
+    "step by step", "loop", "JAX", "TorchEBM",
+]  # fmt: skip
 BYTES = {
     "ours": 12, "ours-approximate": 12, "ours-bf16": 10, "ours-bf16-approximate": 10,
     "ours-graph": 12, "copy": 8, "copy-graph": 8,
@@ -121,18 +139,22 @@ COLUMNS = {
     "step-cpu": STEP_COLUMNS,
     "sample-cpu": SAMPLE_COLUMNS,
     "rules-cpu": RULE_COLUMNS,
+    "chains-cpu": CHAIN_COLUMNS,
     "step-cuda": GPU_COLUMNS,
 }
 LINES = {
     "step-cpu": step_line,
     "sample-cpu": sample_line,
     "rules-cpu": rule_line,
+    "chains-cpu": chain_line,
     "step-cuda": gpu_line,
 }
 LEGENDS = {
     "step-cpu": "From “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
     "sample-cpu": "From “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
     "rules-cpu": "Loop: the time of the same rule by hand, divided by ours. Medians.",
+    "chains-cpu": "From “step by step” on: time divided by ours, above 1 where ours is faster."
+    " Medians.",
     "step-cuda": "From “exact” to “in a graph”: bandwidth as a share of the measured copy's. From"
     " “loop” on: time divided by ours, above 1 where ours is faster. Medians.",
 }
