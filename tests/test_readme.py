@@ -75,12 +75,12 @@ def test_a_gpus_table_shows_shares_of_the_measured_copy(monkeypatch: pytest.Monk
     assert (cells["tuned"], cells["µs"]) == ("4.50", "20.0")
 
 
-def run_example(name: str, out: Path, **smaller: Any) -> None:
+def run_example(name: str, out: Path, *arguments: str, **smaller: Any) -> None:
     """An example's picture, with fewer chains or steps than a person would take."""
     pytest.importorskip("matplotlib", reason="the trainers' extra is not installed")
     main = runpy.run_path(str(ROOT / "python/examples" / f"{name}.py"))["main"]
     main.__globals__.update(smaller)
-    main(str(out))
+    main(str(out), *arguments)
     assert out.stat().st_size > 10_000
 
 
@@ -113,3 +113,34 @@ def test_example_of_the_bias(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert abs(share["metropolis"] - share["the target"]) < error
     assert share["as written"] > share["the target"] + error
     assert share["AniLA's law"] == pytest.approx(0.613, abs=0.001)
+
+
+def test_example_of_a_million(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """40,000 have the shares and the mean radius: 5 standard errors, and the bias of the step."""
+    run_example("million", tmp_path / "x.png", CHAINS=40_000, BATCH=15_000)
+    line = r"(chains|exact): modes ([\d. ]+), mean radius ([\d.]+)"
+    found = re.findall(line, capsys.readouterr().out)
+    assert [who for who, _, _ in found] == ["chains", "exact"] * 2
+    for (_, got, radius), (_, want, mean) in (found[:2], found[2:]):
+        for a, b in zip(map(float, got.split()), map(float, want.split()), strict=True):
+            assert abs(a - b) < 5 * (b * (1 - b) / 40_000) ** 0.5 + 0.002
+        assert abs(float(radius) - float(mean)) < 5 * 0.4 / 40_000**0.5 + 0.002
+
+
+def test_a_million_is_the_same_in_any_batch() -> None:
+    pytest.importorskip("matplotlib", reason="the trainers' extra is not installed")
+    run = runpy.run_path(str(ROOT / "python/examples/million.py"))["run"]
+    frames = []
+    for batch in (100, 37):
+        run.__globals__.update(CHAINS=100, BATCH=batch)
+        frames.append(run(lx.energies.EightGaussians())[0])
+    assert torch.equal(*frames)
+
+
+def test_example_of_learning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """200 updates on two moons take the divergence from 1.03 to 0.06."""
+    smaller = {"ITERATIONS": 200, "PICTURES": 1, "SAMPLES": 1000, "SAMPLE_STEPS": 50}
+    run_example("train_2d", tmp_path / "x.png", "moons", **smaller)
+    out = capsys.readouterr().out
+    after, before = map(float, re.findall(r"KL\(target \| model\) = ([\d.]+)", out))
+    assert after < 0.25 * before
