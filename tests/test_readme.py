@@ -16,11 +16,13 @@ import torch
 
 import langevin_ext as lx
 
+from .conftest import NO_NATIVE
+
 ROOT = Path(__file__).parents[1]
 
 
-def blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def blocks(document: str = "README.md") -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S)
 
 
 def test_the_five_lines_sample() -> None:
@@ -37,14 +39,38 @@ def test_the_rules_have_diagnostics(capsys: pytest.CaptureFixture[str]) -> None:
     assert "rhat" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(NO_NATIVE is not None, reason=f"no native backend: {NO_NATIVE}")
+def test_whole_chains_are_taken_by_themselves() -> None:
+    names: dict[str, Any] = {"lx": lx, "torch": torch}
+    exec(blocks()[2], names)
+    rule, x0 = lx.Langevin(0.01), torch.zeros(100, 2)
+    whole = lx.sample(names["energy"], x0, rule, 100, seed=0, whole_chain=True)
+    assert torch.equal(names["samples"].x[:100], whole.x)
+
+
+@pytest.mark.skipif(NO_NATIVE is not None, reason=f"no native backend: {NO_NATIVE}")
+def test_whole_chains_are_as_documented() -> None:
+    """The lines run, of an energy so flat that chains stay together; the error is that one."""
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(blocks("docs/WHOLE_CHAINS.md")[0], names)
+    whole, single, network = (names[name] for name in ("whole", "single", "network"))
+    torch.testing.assert_close(whole.x, single.x, atol=1e-4, rtol=1e-4)
+    network[1] = torch.nn.GELU()
+    said = re.search(r"ArgumentError: (.*)\n", (ROOT / "docs/WHOLE_CHAINS.md").read_text())
+    assert said is not None
+    with pytest.raises(lx.errors.ArgumentError, match=re.escape(said[1])):
+        lx.sample(network, names["x0"], lx.Langevin(0.01), 100, whole_chain=True)
+
+
 def test_the_step_is_equivalent_to_the_lines_beside_it() -> None:
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     grad = 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     grad[:32] *= 10  # norms of about 1.4 and 14: on either side of the clip, nearly
     fused: dict[str, Any] = {"lx": lx, "x": x.clone(), "grad": grad}
-    exec(blocks()[2], fused)
+    exec(blocks()[3], fused)
     lines: dict[str, Any] = {"torch": torch, "x": x.clone(), "grad": grad, "noise": lx.Noise(0)}
-    exec(blocks()[3], lines)
+    exec(blocks()[4], lines)
     torch.testing.assert_close(fused["x"], lines["x"], atol=1e-6, rtol=1e-5)
     assert fused["noise"].step == lines["noise"].step == 1
     assert (fused["x"] - x).abs().max() > 0.01
