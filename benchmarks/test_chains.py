@@ -152,14 +152,15 @@ PACKAGES = {"jax": "jax", "torchebm": "torchebm", "loop": "torch"}  # else lange
 
 @functools.cache
 def jax_on_one_core() -> Any:
-    """The package, whose threads all stay on one core.
+    """The package, whose threads all stay on one core, and whose vectors are a register wide.
 
     It has an option for one of its thread pools only; but threads inherit where they may run.
+    By default it takes half of an AVX-512 register, with which chains take up to a fifth longer.
     """
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+    flags = "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     try:
         import jax
 
