@@ -55,7 +55,7 @@ def test_whole_chains_are_as_documented() -> None:
     torch.manual_seed(0)
     exec(blocks("docs/WHOLE_CHAINS.md")[0], names)
     whole, single, network = (names[name] for name in ("whole", "single", "network"))
-    torch.testing.assert_close(whole.x, single.x, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(whole.x, single.x, atol=1e-5, rtol=1e-5)
     network[1] = torch.nn.GELU()
     said = re.search(r"ArgumentError: (.*)\n", (ROOT / "docs/WHOLE_CHAINS.md").read_text())
     assert said is not None
