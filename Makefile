@@ -13,7 +13,11 @@ ON_GPU  = LANGEVIN_DEVICE=cuda PYTHONPATH=.:python $(PYTHON)
 PARALLEL = $(shell $(PYTHON) -c "import xdist; print('-n 8 --dist worksteal -p no:benchmark')" 2>/dev/null)
 TRITON  = 3.6.0
 
-.PHONY: demo test test-slow test-seeds test-triton bench gpu gpu-build gpu-test gpu-bench lint clean
+# The sanitizers' libraries come first, and the C++ one, of which they take over the exceptions.
+WATCHED  = $(patsubst %,tests/test_%.py,elementary mlp_chain moves network_chain step tally whole_chain)
+WATCHERS = $(foreach library,libasan libubsan libstdc++,$(shell g++ -print-file-name=$(library).so))
+
+.PHONY: demo test test-slow test-seeds test-triton sanitize bench gpu gpu-build gpu-test gpu-bench lint clean
 
 demo: $(READY)  ## learn handwritten digits; pictures and numbers in runs/demo
 	rm -rf runs/demo
@@ -33,6 +37,15 @@ test-triton: $(READY)  ## the kernels under another Triton: make test-triton TRI
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/triton-$(TRITON) triton==$(TRITON)
 	PYTHONPATH=build/triton-$(TRITON) TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
 	PYTHONPATH=build/triton-$(TRITON) $(BIN)/python -m pytest tests/test_codegen.py
+
+sanitize: $(READY)  ## tests of the kernels under GCC's sanitizers, in a copy: build/sanitize
+	mkdir -p build/sanitize
+	cd build/sanitize && rm -rf csrc langevin_ext tests
+	cp -Rp csrc langevin_ext tests pyproject.toml setup.py build/sanitize
+	cd build/sanitize && CXX=g++ LANGEVIN_BUILD=cpu LANGEVIN_SANITIZE=1 \
+	    $(abspath $(BIN))/python setup.py build_ext --inplace
+	cd build/sanitize && LD_PRELOAD="$(WATCHERS)" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
+	    UBSAN_OPTIONS=print_stacktrace=1 $(abspath $(BIN))/python -m pytest $(WATCHED) --timeout 3600
 
 bench: $(READY)  ## steps, samplers and whole chains against what else there is; rows to benchmarks/results
 	$(BIN)/python -m pip install --quiet $(CONSTRAINED) -e '.[bench]'

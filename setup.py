@@ -3,6 +3,7 @@
 LANGEVIN_BUILD=auto (default)  build it if a C++ compiler works; if not, install without it
 LANGEVIN_BUILD=cpu             build it or fail
 LANGEVIN_BUILD=none            do not build it
+LANGEVIN_SANITIZE=1            watch over memory and undefined behaviour (`make sanitize`)
 
 What happened is written to langevin_ext/_build.json, because pip hides a build's output from the
 person who will wonder why there is no native backend; `langevin-ext info` prints it.
@@ -30,6 +31,7 @@ CSRC = ROOT / "csrc"
 COMMON = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fwrapv", "-g0", "-Wall", "-Wextra"]
 KERNEL = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 KERNEL += ["-Wno-ignored-attributes", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # GCC 12's
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g1"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]  # own AVX-512 header sets the last two off
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512"]
 ISAS: dict[str, tuple[int, int, list[str]]] = {  # name: (float lanes, intrinsics, flags)
@@ -55,6 +57,10 @@ def find_compiler() -> list[str]:
     raise BuildError(
         "no C++ compiler found: none of c++, g++, clang++ is on PATH and CXX is not set"
     )
+
+
+def sanitizers() -> list[str]:
+    return SANITIZE if os.environ.get("LANGEVIN_SANITIZE") == "1" else []
 
 
 def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
@@ -85,8 +91,8 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
             for kernel in PER_ISA:
                 plan[f"{kernel}_{isa}"] = (f"{kernel}_cpu.cpp", KERNEL + flags + defines)
     return {
-        out / f"{name}.o": [*compiler, *COMMON, *flags, "-c", str(CSRC / source),
-                            "-o", str(out / f"{name}.o")]
+        out / f"{name}.o": [*compiler, *COMMON, *flags, *sanitizers(), "-c",
+                            str(CSRC / source), "-o", str(out / f"{name}.o")]
         for name, (source, flags) in plan.items()
     }  # fmt: skip
 
@@ -120,7 +126,7 @@ def build(library: Path, out: Path) -> None:
     compiles = objects(compiler, out)
     flags = ["-shared", "-fopenmp"] if sys.platform != "darwin" else ["-bundle", "-undefined",
                                                                       "dynamic_lookup"]  # fmt: skip
-    link = [*compiler, *flags, *map(str, compiles), "-o", str(library)]
+    link = [*compiler, *flags, *sanitizers(), *map(str, compiles), "-o", str(library)]
     ninja = shutil.which("ninja")
     if ninja:
         (out / "build.ninja").write_text(ninja_text(compiles, link, library))

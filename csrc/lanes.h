@@ -414,9 +414,16 @@ LANGEVIN_INLINE void load(const Float16* p, F& v) {
 #endif
 }
 
+// Masked loads and stores, at which the address sanitizer does not look.
+#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16 && !defined(__SANITIZE_ADDRESS__)
+#define LANGEVIN_MASKS 1
+#else
+#define LANGEVIN_MASKS 0
+#endif
+
 // The first n < W floats; zero in the other lanes.
 LANGEVIN_INLINE void load_first(const float* p, int64_t n, F& v) {
-#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+#if LANGEVIN_MASKS
   v = (F)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 #else
   float padded[W] = {};
@@ -424,7 +431,7 @@ LANGEVIN_INLINE void load_first(const float* p, int64_t n, F& v) {
   load(padded, v);
 #endif
 }
-#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+#if LANGEVIN_MASKS
 LANGEVIN_INLINE void load_first(const float* p, int64_t n, D& v) {
   v = (D)_mm512_cvtps_pd(_mm256_maskz_loadu_ps((__mmask8)((1u << n) - 1), p));
 }
@@ -453,14 +460,14 @@ LANGEVIN_INLINE void store(double* p, D v) { *(Unaligned<D, double>::type*)p = v
 
 // The first n < W floats, or n < H doubles.
 LANGEVIN_INLINE void store_first(float* p, int64_t n, F v) {
-#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+#if LANGEVIN_MASKS
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #else
   memcpy(p, &v, n * sizeof(float));
 #endif
 }
 LANGEVIN_INLINE void store_first(double* p, int64_t n, D v) {
-#if LANGEVIN_INTRINSICS && LANGEVIN_LANES == 16
+#if LANGEVIN_MASKS
   _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
 #else
   memcpy(p, &v, n * sizeof(double));
