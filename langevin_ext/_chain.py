@@ -24,8 +24,8 @@ from .noise import Noise
 from .samplers import AniLA, Langevin
 from .samplers.langevin import LangevinState
 
-_SECONDS = 0.05  # of a block: as long as Ctrl-C and the progress bar wait
-_FIRST = 2**22  # coordinates of the first block, of which nobody knows the speed yet
+_SECONDS = 0.2  # of a block: as long as Ctrl-C and the progress bar wait
+_FIRST = 2**25  # coordinates of the first block, of which nobody knows the speed yet
 _SCHEDULED = 2**10  # steps of a block with a schedule, 4 us each or what the user's function takes
 _NETWORK_STEPS = 4  # fewer do not repay packing a network's weights for the kernel
 _WIDEST = 1024  # of a network's layers
