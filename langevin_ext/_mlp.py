@@ -103,11 +103,14 @@ def _linear(part: nn.Linear, width: int) -> MlpLayer:
             raise _Refused(f"a linear layer's {name} is {t.dtype} on {t.device}")
         if t.layout is not torch.strided or not t.is_contiguous() or t.is_neg():
             raise _Refused(f"a linear layer's {name} is not contiguous")
+        if t.is_inference():
+            raise _Refused(f"a linear layer's {name} was made in inference mode")
     assert isinstance(weight, Tensor)
     assert bias is None or isinstance(bias, Tensor)
     outputs = part.out_features
     if weight.shape != (outputs, width) or not weight.numel():
-        raise _Refused(f"a linear layer takes {weight.shape[-1]} numbers and is given {width}")
+        shape = tuple(weight.shape)
+        raise _Refused(f"a linear layer's weight is {shape} where ({outputs}, {width}) is needed")
     if bias is not None and bias.shape != (outputs,):
         raise _Refused(f"a linear layer's bias has shape {tuple(bias.shape)}")
     return MlpLayer(weight, bias, "identity")
@@ -116,6 +119,8 @@ def _linear(part: nn.Linear, width: int) -> MlpLayer:
 def _followed(layer: MlpLayer, part: nn.Module) -> MlpLayer:
     layer = layer._replace(activation=_ACTIVATIONS[type(part)])
     if isinstance(part, nn.LeakyReLU):
+        if part.inplace and part.negative_slope < 0:
+            raise _Refused("torch has no gradient of an nn.LeakyReLU in place below slope 0")
         return layer._replace(slope=float(part.negative_slope))
     if isinstance(part, nn.Softplus):
         return layer._replace(beta=float(part.beta), threshold=float(part.threshold))

@@ -255,9 +255,18 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     "activation first": (lambda: net_with(lambda n: n.insert(0, nn.Tanh())), "not follow a linear"),
     "nothing": (lambda: nn.Sequential(), "no linear layer"),
     "two outputs": (lambda: network((3, 4, 2)), "2 outputs"),
-    "other inputs": (lambda: network((4, 4, 1)), "takes 4 numbers and is given 3"),
-    "widths apart": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 1)), "takes 5 .* given 4"),
-    "no width": (lambda: nn.Sequential(nn.Linear(3, 0), nn.Linear(0, 1)), "takes"),
+    "other inputs": (lambda: network((4, 4, 1)), r"\(4, 4\) where \(4, 3\) is needed"),
+    "widths apart": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 1)), r"\(1, 5\) where"),
+    "no width": (lambda: nn.Sequential(nn.Linear(3, 0), nn.Linear(0, 1)), r"\(0, 3\) where"),
+    "another number of outputs": (
+        lambda: net_with(lambda n: setattr(n[0], "out_features", 5)),
+        r"\(4, 3\) where \(5, 3\) is needed",
+    ),
+    "made in inference mode": (lambda: _inferred(), "inference mode"),
+    "no gradient in torch": (
+        lambda: net_with(lambda n: n.__setitem__(1, nn.LeakyReLU(-0.1, inplace=True))),
+        "below slope 0",
+    ),
     "float64": (lambda: network((3, 4, 1)).double(), "weight is torch.float64"),
     "bfloat16": (lambda: network((3, 4, 1)).bfloat16(), "weight is torch.bfloat16"),
     "meta": (lambda: network((3, 4, 1)).to("meta"), "on meta"),
@@ -308,6 +317,11 @@ REFUSALS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "flatten too early": (lambda: net_with(lambda n: n.insert(1, nn.Flatten(0))), "nn.Flatten"),
 }
+
+
+def _inferred() -> nn.Module:
+    with torch.inference_mode():
+        return network((3, 4, 1))
 
 
 def _with_factor(factor: Any) -> Scaled:
