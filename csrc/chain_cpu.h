@@ -55,8 +55,7 @@ LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s,
   }
 }
 
-// ---- a register of chains
-// ------------------------------------------------------------------------
+// ---- a register of chains ----------------------------------------------------------------------
 
 template <class T, class V>
 LANGEVIN_INLINE void load(const T* p, Pair<V>& v) {
@@ -121,8 +120,7 @@ LANGEVIN_INLINE Pair<V> chosen(const Pair<V>& still, const Pair<V>& old, const P
   return {chosen(still.a, old.a, moved.a), chosen(still.b, old.b, moved.b)};
 }
 
-// ---- n registers of chains, in memory and in registers
-// -------------------------------------------
+// ---- n registers of chains, in memory and in registers -----------------------------------------
 
 // A number of each of `count` chains, `stride` apart; lanes beyond repeat the last.
 template <class M>
@@ -207,8 +205,7 @@ class Moments {
   }
 };
 
-// ---- the loop
-// ------------------------------------------------------------------------------------
+// ---- the loop ----------------------------------------------------------------------------------
 
 // What a chain's step takes besides its gradient: options of all chains, and numbers of a block's.
 template <class M>
