@@ -115,9 +115,8 @@ def kinetic_(
 
 def _taken(name: str, value: Coefficient, x: Tensor) -> Coefficient:
     """A checked coefficient."""
-    if type(value) is float and (
-        1e-30 < value < 1e30 or value in (0, _INFINITY)
-    ):  # as nearly all are
+    # Nearly all are numbers in this range, and have nothing to be asked.
+    if type(value) is float and (1e-30 < value < 1e30 or value in (0, _INFINITY)):
         return value
     check_coefficient(name, value, x, zero=True, infinite=True)
     return as_taken(value, x)

@@ -28,10 +28,11 @@ def network(
     torch.manual_seed(sum(widths))
     parts: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
-        parts += [nn.Linear(inputs, outputs, bias=bias), ACTIVATIONS[activation]()]
-        nn.init.normal_(parts[-2].weight, std=inputs**-0.5)  # type: ignore[arg-type]
+        linear = nn.Linear(inputs, outputs, bias=bias)
+        parts += [linear, ACTIVATIONS[activation]()]
+        nn.init.normal_(linear.weight, std=inputs**-0.5)
         if bias:
-            nn.init.uniform_(parts[-2].bias, 0.3, 0.9)  # type: ignore[arg-type]
+            nn.init.uniform_(linear.bias, 0.3, 0.9)
     if last:  # above 0, where no activation is flat
-        nn.init.uniform_(parts[-2].weight, 0, 2 / inputs)  # type: ignore[arg-type]
+        nn.init.uniform_(linear.weight, 0, 2 / inputs)
     return nn.Sequential(*parts[: None if last else -1])
