@@ -275,8 +275,8 @@ BUGS = (
     Bug(
         "a schedule starts at one",
         "langevin_ext/samplers/langevin.py",
-        "**self.arguments(state.step))",
-        "**self.arguments(state.step + 1))",
+        "return overdamped_step(state, energy, noise, backend, **self.arguments(state.step))",
+        "return overdamped_step(state, energy, noise, backend, **self.arguments(state.step + 1))",
         "tests/test_samplers.py::test_a_schedule_is_the_loop_over_its_values",
     ),
     Bug(
@@ -785,38 +785,38 @@ BUGS = (
     Bug(
         "the second kick has the first one's force",
         "langevin_ext/samplers/kinetic.py",
-        "kinetic_(x, v, at.grad, kick=half, stats=stats, backend=backend)",
-        "kinetic_(x, v, state.grad, kick=half, stats=stats, backend=backend)",
+        "kinetic_(x, v, at.grad, **second,",
+        "kinetic_(x, v, state.grad, **second,",
         "tests/test_kinetic.py::test_time_runs_backwards",
     ),
     Bug(
         "O is applied twice",
         "langevin_ext/samplers/kinetic.py",
-        "kinetic_(x, v, at.grad, kick=half, stats=stats, backend=backend)",
-        "kinetic_(x, v, at.grad, kick=half, stats=stats, **fluctuation)",
+        'return before, {"kick": half}',
+        'return before, {"kick": half, **fluctuation}',
         "tests/test_kinetic.py::test_free_particles_diffuse",
     ),
     Bug(
         "the first kick is one of h",
         "langevin_ext/samplers/kinetic.py",
-        "kinetic_(x, v, state.grad, kick=half, drift=half,",
-        "kinetic_(x, v, state.grad, kick=h, drift=half,",
+        'before = {"kick": half, ',
+        'before = {"kick": h, ',
         "tests/test_kinetic.py::test_chains_on_a_quartic_well_have_the_law_of_the_grid",
     ),
     Bug(
         "the two noises of OBABO are one",
         "langevin_ext/samplers/kinetic.py",
-        "stats=stats, purpose=Purpose.SECOND_KICK, **fluctuation",
-        "stats=stats, **fluctuation",
+        '**fluctuation, "purpose": Purpose.SECOND_KICK}',
+        "**fluctuation}",
         "tests/test_kinetic.py::test_every_noise_is_fresh",
     ),
     Bug(
         "ABOBA has the force of where the step began",
         "langevin_ext/samplers/kinetic.py",
-        "            kinetic_(x, v, None, drift=half, backend=backend)\n"
-        "            at = point(*energy(x), x)\n",
-        "            at = point(*energy(x), x)\n"
-        "            kinetic_(x, v, None, drift=half, backend=backend)\n",
+        "        kinetic_(x, v, state.grad, **first, noise=drawn[0], backend=backend)\n"
+        "        at = point(*energy(x), x)\n",
+        "        at = point(*energy(x), x)\n"
+        "        kinetic_(x, v, state.grad, **first, noise=drawn[0], backend=backend)\n",
         "tests/test_kinetic.py::test_velocities_of_aboba",
     ),
     Bug(
@@ -1475,23 +1475,23 @@ BUGS = (
     # ---- whole chains ----
     Bug(
         "every step of a block has the first one's noise",
-        "csrc/chain_cpu.h",
-        "source.go_to(c.position.step + k, c.position.stream);",
-        "source.go_to(c.position.step, c.position.stream);",
+        "csrc/chain_moves_cpu.h",
+        "c.per_coordinate;\n    source.go_to(c.position.step + k, c.position.stream);",
+        "c.per_coordinate;\n    source.go_to(c.position.step, c.position.stream);",
         "tests/test_whole_chain.py::test_every_rule",
     ),
     Bug(
         "frozen chains move in a block",
-        "csrc/chain_cpu.h",
-        "chosen(with.still[r], state, y)",
-        "y",
+        "csrc/chain_moves_cpu.h",
+        "state = b.unless_still(r, state, y);",
+        "state = y;",
         "tests/test_whole_chain.py::test_frozen_chains_stay_frozen_in_a_continued_run",
     ),
     Bug(
         "of a block's chains only the energies have to be finite",
-        "csrc/chain_cpu.h",
-        "            bad[r] += y - y;\n",
-        "",
+        "csrc/chain_moves_cpu.h",
+        "bad[r] += y - y;\n",
+        "\n",
         "tests/test_whole_chain.py::test_bad_chains_are_dealt_with_alike",
     ),
     Bug(
@@ -1525,15 +1525,15 @@ BUGS = (
     Bug(
         "a schedule has noise if its first step has",
         "langevin_ext/_chain.py",
-        "if pairs and (diffusion == 0) != (pairs[0][1] == 0):",
+        "if rows and any((a == 0) != (b == 0) for a, b in zip(row, rows[0], strict=True)):",
         "if False:",
         "tests/test_whole_chain.py::test_every_rule",
     ),
     Bug(
         "blocks run past the check that was to raise",
         "langevin_ext/_chain.py",
-        "if self.guard.overdue:",
-        "if False:",
+        "if self.guard.overdue or self._is_singular(state):",
+        "if self._is_singular(state):",
         "tests/test_whole_chain.py::test_a_chain_that_recovers_is_still_named",
     ),
     Bug(
@@ -1545,9 +1545,9 @@ BUGS = (
     ),
     Bug(
         "the energy of a frozen chain is taken anew",
-        "langevin_ext/_chain.py",
-        "torch.where(frozen, state.energy, energy, out=state.energy)",
-        "state.energy.copy_(energy)",
+        "csrc/chain_cpu.h",
+        "      if (is_frozen(i)) continue;\n",
+        "",
         "tests/test_whole_chain.py::test_bad_chains_are_dealt_with_alike",
     ),
     Bug(
@@ -1561,29 +1561,29 @@ BUGS = (
     Bug(
         "the last block's verdict is that of all chains",
         "csrc/mlp_cpu.cpp",
-        "good = std::min(good, Loop<Network, 0>",
-        "good = std::min(c.steps, Loop<Network, 0>",
+        "good = std::min(good, take_steps<Move, 0>",
+        "good = std::min(c.steps, take_steps<Move, 0>",
         "tests/test_network_chain.py::test_bad_chains_change_no_bit_of_others",
     ),
     Bug(
         "every block's energies are the first chains'",
-        "csrc/mlp_cpu.cpp",
-        "memcpy(static_cast<float*>(c.energy) + row, u, ",
-        "memcpy(static_cast<float*>(c.energy) + 0 * row, u, ",
+        "csrc/chain_cpu.h",
+        "static_cast<T*>(c.energy)[row + i] =",
+        "static_cast<T*>(c.energy)[i] =",
         "tests/test_network_chain.py::test_every_smooth_network",
     ),
     Bug(
         "the registers of a block share their noise",
-        "csrc/chain_cpu.h",
-        "draw_lanes(j / 4, chain + r * M::lanes, source, here, z);",
-        "draw_lanes(j / 4, chain, source, here, z);",
+        "csrc/chain_moves_cpu.h",
+        "draw_lanes(j / 4, b.chain(r), ",
+        "draw_lanes(j / 4, b.chain(0), ",
         "tests/test_network_chain.py::test_every_smooth_network",
     ),
     Bug(
         "the registers of a block share their first one's norm",
-        "csrc/chain_cpu.h",
-        "norm[r] = M::sqrt(squares(g + r, cols, n));",
-        "norm[r] = M::sqrt(squares(g, cols, n));",
+        "csrc/chain_moves_cpu.h",
+        "const V norm = M::sqrt(squares(g + r, b.cols(), b.n())), drift",
+        "const V norm = M::sqrt(squares(g, b.cols(), b.n())), drift",
         "tests/test_network_chain.py::test_a_chain_is_the_same_in_any_batch",
     ),
     Bug(

@@ -19,7 +19,7 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from langevin_ext import (
-    MALA,
+    HMC,
     AniLA,
     EnergyGradient,
     Langevin,
@@ -446,9 +446,12 @@ UNKNOWN: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
     ),
     "float64": (doubled, "the states are .*float64", {"dtype": torch.float64}),
     "autocast": (lambda: network((3, 8, 1)), "autocast is on", {"autocast": torch.bfloat16}),
-    "MALA": (lambda: network((3, 8, 1)), "only Langevin and AniLA", {"rule": MALA(0.05)}),
+    "scaled twice": (
+        lambda: Scaled(Scaled(network((3, 8, 1)), 0.5), 2.0), "the energy is a Scaled, not", {}
+    ),
+    "HMC": (lambda: network((3, 8, 1)), "only Langevin, AniLA", {"rule": HMC(0.05, 3)}),
     "a correction": (
-        lambda: network((3, 8, 1)), "only Langevin and AniLA",
+        lambda: network((3, 8, 1)), "only Langevin, AniLA",
         {"rule": AniLA(1.0, 0.05, correction="weights")},
     ),
     "the reference": (

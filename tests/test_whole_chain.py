@@ -19,7 +19,19 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from langevin_ext import HMC, MALA, AniLA, Langevin, Noise, Purpose, Samples, _chain, sample
+from langevin_ext import (
+    HMC,
+    MALA,
+    TULA,
+    AniLA,
+    KineticLangevin,
+    Langevin,
+    Noise,
+    Purpose,
+    Samples,
+    _chain,
+    sample,
+)
 from langevin_ext.energies import (
     Banana,
     DoubleWell,
@@ -732,9 +744,20 @@ def with_(name: str, value: Callable[[DoubleWell], Any]) -> DoubleWell:
     return energy
 
 
-def hooked(register: str) -> DoubleWell:
-    energy = DoubleWell(2)
+def hooked(register: str, energy: torch.nn.Module | None = None) -> torch.nn.Module:
+    energy = energy or DoubleWell(2)
     getattr(energy, register)(lambda *_: None)
+    return energy
+
+
+class Factor(Scaled):
+    pass
+
+
+def scaled(name: str, value: Any) -> Scaled:
+    """A `Scaled` with an attribute that it was not made with."""
+    energy = Scaled(DoubleWell(2), 0.5)
+    setattr(energy, name, value)
     return energy
 
 
@@ -743,15 +766,50 @@ class Slower(Langevin):
         return super().step(*arguments, **options)
 
 
+class Colder(KineticLangevin):
+    pass
+
+
+class Stubborn(MALA):
+    pass
+
+
+class Own:
+    """A rule with all that `Langevin` has, and another class."""
+
+    def __init__(self) -> None:
+        self.rule = Langevin(0.05)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rule, name)
+
+
 NOT_AN_ENERGY = "the energy is none of langevin_ext.energies, as it was made"
 NOT_A_NETWORK = "the energy is .*, not an nn.Sequential"
-NOT_A_RULE = "only Langevin and AniLA without correction"
+NOT_A_RULE = r"only Langevin, AniLA \(without correction, or 'metropolis'\), MALA and Kinetic"
 RULE = Langevin(0.05)
 UNKNOWN: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
     "a function": (lambda: unknown, RULE, {}, NOT_A_NETWORK),
     "a lambda": (lambda: (lambda e: lambda x: e(x))(DoubleWell(2)), RULE, {}, NOT_A_NETWORK),
     "a bound method": (lambda: DoubleWell(2).forward, RULE, {}, NOT_A_NETWORK),
-    "scaled": (lambda: Scaled(DoubleWell(2), 0.5), RULE, {}, NOT_A_NETWORK),
+    "scaled twice": (lambda: Scaled(Scaled(DoubleWell(2), 0.5), 2.0), RULE, {}, NOT_A_NETWORK),
+    "a subclass of the factor": (lambda: Factor(DoubleWell(2), 0.5), RULE, {}, NOT_A_NETWORK),
+    "a scaled function": (lambda: Scaled(unknown, 0.5), RULE, {}, NOT_A_NETWORK),
+    "a scaled subclass": (lambda: Scaled(Heated(2), 0.5), RULE, {}, NOT_AN_ENERGY),
+    "a hook on the factor": (
+        lambda: hooked("register_forward_hook", scaled("factor", 0.5)), RULE, {},
+        "a Scaled has hooks",
+    ),
+    "a hook on what is scaled": (
+        lambda: Scaled(hooked("register_forward_hook"), 0.5), RULE, {}, NOT_AN_ENERGY
+    ),
+    "a factor that is a tensor": (
+        lambda: scaled("factor", torch.tensor(0.5)), RULE, {}, "its factor is a Tensor, not a numb"
+    ),
+    "a factor with a forward of its own": (
+        lambda: scaled("forward", lambda x: x.square().sum(1)), RULE, {},
+        "a Scaled has a forward of its own",
+    ),
     "in a module": (
         lambda: torch.nn.Sequential(DoubleWell(2)), RULE, {}, "it contains a DoubleWell"
     ),
@@ -769,16 +827,16 @@ UNKNOWN: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
     "a forward hook": (lambda: hooked("register_forward_hook"), RULE, {}, NOT_AN_ENERGY),
     "a hook before": (lambda: hooked("register_forward_pre_hook"), RULE, {}, NOT_AN_ENERGY),
     "a backward hook": (lambda: hooked("register_full_backward_hook"), RULE, {}, NOT_AN_ENERGY),
-    "MALA": (lambda: DoubleWell(2), MALA(0.05), {}, NOT_A_RULE),
+    "TULA": (lambda: DoubleWell(2), TULA(0.05), {}, NOT_A_RULE),
     "HMC": (lambda: DoubleWell(2), HMC(0.05, 3), {}, NOT_A_RULE),
     "weights": (lambda: DoubleWell(2), AniLA(1.0, 0.05, correction="weights"), {}, NOT_A_RULE),
-    "metropolis": (
-        lambda: DoubleWell(2), AniLA(1.0, 0.05, correction="metropolis"), {}, NOT_A_RULE
-    ),
     "divergence": (
         lambda: DoubleWell(2), AniLA(1.0, 0.05, correction="divergence"), {}, NOT_A_RULE
     ),
-    "a rule of one's own": (lambda: DoubleWell(2), Slower(0.05), {}, NOT_A_RULE),
+    "a subclass of Langevin": (lambda: DoubleWell(2), Slower(0.05), {}, NOT_A_RULE),
+    "a subclass of MALA": (lambda: DoubleWell(2), Stubborn(0.05), {}, NOT_A_RULE),
+    "a subclass of KineticLangevin": (lambda: DoubleWell(2), Colder(0.05), {}, NOT_A_RULE),
+    "a rule of one's own": (lambda: DoubleWell(2), Own(), {}, NOT_A_RULE),
     "a trajectory elsewhere": (
         lambda: DoubleWell(2), RULE, {"keep_every": 1, "trajectory_device": "meta"},
         "the trajectory is kept elsewhere",
