@@ -5,6 +5,7 @@
 // registers, and are limited by the one block of Philox that a row takes for its uniform number.
 #include "accept.h"
 #include "clip_cpu.h"
+#include "elementary.h"
 #include "tiles_cpu.h"
 
 namespace langevin {
@@ -25,29 +26,15 @@ struct LogUniforms {
 
 // ---- the law of proposals ---------------------------------------------------------------------
 
-// The logarithm of 0 < d < infinity to within an ulp, and NaN of anything else: with d = 2^e m and
-// s = (m - 1) / (m + 1), log m = 2 atanh(s), whose series converges fast for m near 1. (A subnormal
-// d has an infinite weight, whatever its logarithm.)
-LANGEVIN_INLINE D log_of(D d) {
-  const L bits = (L)d;
-  const L exponent = (bits - 0x3fe6a09e667f3bcd) >> 52;  // m from sqrt(1/2) to sqrt(2)
-  const D e = (D)(exponent + 0x4338000000000000) - 0x1.8p52;
-  const D f = (D)(bits - (exponent << 52)) - 1.0, s = f / (f + 2.0), z = s * s;
-  D series = D{} + 2.0 / 19;
-  for (int odd = 17; odd >= 3; odd -= 2) series = series * z + 2.0 / odd;
-  const D low = e * 1.9082149292705877e-10;  // of log 2
-  const D log = e * 0x1.62e42feep-1 - ((s * (f - series * z) - low) - f);
-  return d > 0.0 ? d < __builtin_inf() ? log : D{} + __builtin_nan("") : D{} + __builtin_nan("");
-}
-
 // What the law of a window's proposals is made of, in float64: of those from x and from y.
 template <class T>
 struct Laws {
   alignas(64) T norm[2][kTileRows + W];  // squared
   alignas(64) T drift[2][kTileRows + W], scale[2][kTileRows + W], bound[kTileRows + W];
-  alignas(64) double shift[2][kTileRows + W];    // a
-  alignas(64) double weight[2][kTileRows + W];   // 1 / 2 d^2
-  alignas(64) double log_scales[kTileRows + W];  // log d_x - log d_y
+  alignas(64) double shift[2][kTileRows + W];   // a
+  alignas(64) double weight[2][kTileRows + W];  // 1 / 2 d^2
+  alignas(64) double log_scales[kTileRows +
+                                W];  // log d_x - log d_y; a subnormal d has an infinite weight
 };
 
 LANGEVIN_INLINE bool clips(const Accept& s) {

@@ -242,48 +242,60 @@ struct Network {
   Mlp mlp() const { return {layers.data(), static_cast<int>(layers.size()), factor}; }
 };
 
-// Whole chains of an analytic energy, (kind, components, address of numbers, how many), or of a
-// network, (layers, factor).
-int64_t chain(bool wide, const py::tuple& energy, uintptr_t x, int64_t rows, int64_t cols,
-              int64_t steps, Coefficient drift, Coefficient diffusion, Coefficient bound,
-              uintptr_t drifts, uintptr_t diffusions, double reference_precision, double low,
-              double high, int twice_noise_power, bool per_coordinate, bool noisy, uint64_t seed,
-              uint64_t at, uint32_t stream, uint64_t first_chain, uintptr_t frozen, bool tolerant,
-              uintptr_t value, uintptr_t grad_norm, uintptr_t gamma, uintptr_t finite,
-              int64_t first, uintptr_t norm_sum, uintptr_t gamma_sum, uintptr_t clipped_sum,
-              uintptr_t mean, uintptr_t squares, uintptr_t trajectory, int64_t every, int threads) {
-  const auto doubles = [](uintptr_t address) { return static_cast<double*>(pointer(address)); };
+// Whole chains. What is not a number is an address, null for what is not there:
+//   energy  analytic (kind, components, numbers, how many, factor), or a network's (layers, factor)
+//   move    (rule, coefficients, schedule, how many of them it has, reference precision, low, high,
+//           2 noise power, per coordinate, noisy, second stream)
+//   state   (x, energy, grad, velocity, proposal, log ratio, accepted, grad norm, gamma, finite,
+//           frozen)
+//   record  (first, sums of norm, gamma, clipped, acceptance, mean, squares, trajectory, every)
+int64_t chain(bool wide, const py::tuple& energy, const py::tuple& move, const py::tuple& state,
+              const py::tuple& record, int64_t rows, int64_t cols, int64_t steps, uint64_t seed,
+              uint64_t at, uint32_t stream, uint64_t first_chain, bool tolerant, int threads) {
+  const auto address = [](const py::handle& h) { return pointer(py::cast<uintptr_t>(h)); };
+  const auto doubles = [&](const py::handle& h) { return static_cast<double*>(address(h)); };
   Chain c{};
-  c.x = pointer(x);
+  c.rule = static_cast<ChainRule>(py::cast<int>(move[0]));
+  int given = 0;
+  for (const py::handle& each : py::cast<py::list>(move[1]))
+    c.with[given++] = py::cast<Coefficient>(each);
+  c.schedule = doubles(move[2]);
+  c.scheduled = py::cast<int64_t>(move[3]);
+  c.reference_precision = py::cast<double>(move[4]);
+  c.low = py::cast<double>(move[5]);
+  c.high = py::cast<double>(move[6]);
+  c.twice_noise_power = py::cast<int>(move[7]);
+  c.per_coordinate = py::cast<bool>(move[8]);
+  c.noisy = py::cast<bool>(move[9]);
+  c.second_stream = py::cast<uint32_t>(move[10]);
+
+  c.x = address(state[0]);
+  c.energy = address(state[1]);
+  c.grad = address(state[2]);
+  c.v = address(state[3]);
+  c.proposal = address(state[4]);
+  c.log_ratio = doubles(state[5]);
+  c.accepted = static_cast<bool*>(address(state[6]));
+  c.grad_norm = address(state[7]);
+  c.gamma = address(state[8]);
+  c.finite = static_cast<bool*>(address(state[9]));
+  c.frozen = static_cast<const bool*>(address(state[10]));
+
+  c.first = py::cast<int64_t>(record[0]);
+  c.norm_sum = doubles(record[1]);
+  c.gamma_sum = doubles(record[2]);
+  c.clipped_sum = doubles(record[3]);
+  c.acceptance_sum = doubles(record[4]);
+  c.mean = doubles(record[5]);
+  c.squares = doubles(record[6]);
+  c.trajectory = address(record[7]);
+  c.every = py::cast<int64_t>(record[8]);
+
   c.rows = rows;
   c.cols = cols;
   c.steps = steps;
-  c.drift = drift;
-  c.diffusion = diffusion;
-  c.bound = bound;
-  c.drifts = doubles(drifts);
-  c.diffusions = doubles(diffusions);
-  c.reference_precision = reference_precision;
-  c.low = low;
-  c.high = high;
-  c.twice_noise_power = twice_noise_power;
-  c.per_coordinate = per_coordinate;
-  c.noisy = noisy;
   c.position = {seed, at, stream, first_chain};
-  c.frozen = static_cast<const bool*>(pointer(frozen));
   c.tolerant = tolerant;
-  c.energy = pointer(value);
-  c.grad_norm = pointer(grad_norm);
-  c.gamma = pointer(gamma);
-  c.finite = static_cast<bool*>(pointer(finite));
-  c.first = first;
-  c.norm_sum = doubles(norm_sum);
-  c.gamma_sum = doubles(gamma_sum);
-  c.clipped_sum = doubles(clipped_sum);
-  c.mean = doubles(mean);
-  c.squares = doubles(squares);
-  c.trajectory = pointer(trajectory);
-  c.every = every;
   const Kernels& k = *current;
   if (energy.size() == 2) {
     const Network net(py::cast<py::sequence>(energy[0]), py::cast<float>(energy[1]));
@@ -292,8 +304,9 @@ int64_t chain(bool wide, const py::tuple& energy, uintptr_t x, int64_t rows, int
   }
   c.kind = static_cast<EnergyKind>(py::cast<int>(energy[0]));
   c.components = py::cast<int64_t>(energy[1]);
-  c.numbers = doubles(py::cast<uintptr_t>(energy[2]));
+  c.numbers = doubles(energy[2]);
   c.count = py::cast<int64_t>(energy[3]);
+  c.factor = py::cast<double>(energy[4]);
   py::gil_scoped_release release;
   return run_chain(k.chain, wide ? kDoubleState : kFloatState, c, threads);
 }
@@ -345,6 +358,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("kinetic", &kinetic);
   m.def("accept", &accept);
   m.def("chain", &chain);
+  m.attr("chain_rules") = py::make_tuple("overdamped", "metropolis", "kinetic");
   m.attr("chain_energies") = py::make_tuple(
       "diagonal_gaussian", "full_gaussian", "round_mixture", "diagonal_mixture", "full_mixture",
       "rings", "two_moons", "banana", "funnel", "double_well", "quartic_well", "logistic");

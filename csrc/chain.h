@@ -1,4 +1,4 @@
-// Whole chains: many steps of an analytic energy in one call, the state in registers.
+// Whole chains: many steps of one energy in one call, the state in registers.
 #pragma once
 
 #include "energies.h"
@@ -7,33 +7,53 @@
 
 namespace langevin {
 
-// x <- clamp(x - drift gamma g - drift rho x + diffusion gamma^p xi) at g = grad U(x), `steps`
-// times; the step of step.h in its order of operations, gamma and all.
+// What a step is, at g = grad U(x), and its coefficients in their order:
+//
+//   kOverdamped  x <- clamp(x - a gamma g - a rho x + d gamma^p xi);  a, d, bound
+//                as step.h has it
+//   kMetropolis  y <- x - a gamma g + d gamma^(1/2) xi, which x becomes or not;  a, d, bound
+//                as accept.h has it
+//   kKinetic     a pass of kinetic.h, at the g of the step before; g; and another pass;
+//                kick, drift, keep, spread, second_kick, second_drift, of the first and the second
+enum ChainRule { kOverdamped, kMetropolis, kKinetic, kChainRules };
+
+constexpr int kMostCoefficients = 12;
+
 struct Chain {
   EnergyKind kind;
   int64_t components;
   const double* numbers;  // of the energy, as energies.h lists them
   int64_t count;          // of the numbers
+  double factor;          // that it is multiplied by
 
-  void* x;  // (rows, cols), contiguous, in place
-  int64_t rows, cols, steps;
-  Coefficient drift, diffusion, bound;
-  const double *drifts, *diffusions;  // (steps,) of a schedule, instead of the numbers; or null
+  ChainRule rule;
+  Coefficient with[kMostCoefficients];
+  const double* schedule;  // (scheduled, steps): the first so many coefficients, instead; or null
+  int64_t scheduled;
   double reference_precision, low, high;
   int twice_noise_power;
   bool per_coordinate, noisy;
-  Position position;   // of the first step
-  const bool* frozen;  // (rows,): chains that stay where they are; or null
-  bool tolerant;       // of chains that leave the finite numbers: their coordinates become NaN
 
-  // Of the last step, (rows,) each in the state's type: U and its gradient's norm before it.
-  void *energy, *grad_norm, *gamma;
-  bool* finite;  // whether its coordinates were before the clamp
+  void* x;            // (rows, cols), contiguous, in place
+  void *grad, *v;     // of a rule that carries them, likewise
+  void* proposal;     // (rows, cols), of the last step
+  double* log_ratio;  // (rows,), likewise; before the first step that of the one before
+  bool* accepted;     // (rows,)
+  int64_t rows, cols, steps;
+  Position position;       // of the first step
+  uint32_t second_stream;  // of the uniform numbers, or of the second pass
+  const bool* frozen;      // (rows,): chains that stay where they are; or null
+  bool tolerant;           // of chains that leave the finite numbers
 
-  // Sums over these steps; all of them null, or the last two.
-  int64_t first;                               // how many steps the sums have already
-  double *norm_sum, *gamma_sum, *clipped_sum;  // (rows,)
-  double *mean, *squares;                      // (rows, cols)
+  // Of the last step, (rows,) each in the state's type.
+  void* energy;  // U where its gradient was taken; of kMetropolis U of the states, in and out
+  void *grad_norm, *gamma;
+  bool* finite;  // whether its coordinates were, before the clamp; kMetropolis leaves it
+
+  // Sums over these steps; all of them null, or the last two, or that of acceptance.
+  int64_t first;                                                // steps that the sums have already
+  double *norm_sum, *gamma_sum, *clipped_sum, *acceptance_sum;  // (rows,)
+  double *mean, *squares;                                       // (rows, cols)
 
   // States (kept, rows, cols) after every so many of the summed steps; from the first to come.
   void* trajectory;

@@ -1,16 +1,11 @@
 // Whole chains of the analytic energies for one instruction set: a block is two registers of
 // chains, two streams of everything, and stays in registers where it has one or two columns.
-#include "chain_cpu.h"
-
+#include "chain_moves_cpu.h"
 #include "energies.h"
 
 namespace langevin {
 namespace {
 
-template <class V>
-LANGEVIN_INLINE Pair<V> exp_of(const Pair<V>& x) {
-  return {exp_of(x.a), exp_of(x.b)};
-}
 template <class V>
 LANGEVIN_INLINE Pair<V> exp2_of(const Pair<V>& x) {
   return {exp2_of(x.a), exp2_of(x.b)};
@@ -20,47 +15,98 @@ LANGEVIN_INLINE Pair<V> tanh_of(const Pair<V>& x) {
   return {tanh_of(x.a), tanh_of(x.b)};
 }
 
-struct OneDouble {
-  using V = double;
-  using T = double;
-};
-
-template <class T, template <class> class Formula>
-struct Analytic {
+// An energy whose formula is not known when a loop is compiled.
+template <class T>
+struct SomeEnergy {
   using M = TwoRegisters<T>;
   using V = typename M::V;
   static constexpr int kFixed = 1;
-  const Formula<M>& formula;
-
   int n() const { return 1; }
-  template <int Cols>
-  LANGEVIN_METHOD void gradient(const V* x, V* g, int64_t cols, V* size) const {
-    *size = formula.template gradient<Cols>(x, g, cols);
+  virtual void gradient(const V* x, V* g, int64_t cols, V* u) const = 0;
+  virtual void value_and_gradient(const V* x, V* g, int64_t cols, V* u) const = 0;
+  virtual void values(const V* x, T* u) const = 0;
+};
+
+// U of a block of chains at x (cols, lanes), in double precision.
+template <template <class> class Formula, class T>
+void exact_values(const Chain& c, const T* x, T* u) {
+  using Wide = TwoRegisters<double>;
+  constexpr int kLanes = TwoRegisters<T>::lanes, kParts = kLanes / Wide::lanes;
+  const Formula<Wide> formula(c.numbers, c.components, c.cols);
+  typename Wide::V point[kParts][kMostColumns], slope[kMostColumns];
+  for (int64_t j = 0; j < c.cols; ++j)
+    for (int part = 0; part < kParts; ++part)
+      load(x + j * kLanes + part * Wide::lanes, point[part][j]);
+  for (int part = 0; part < kParts; ++part) {
+    alignas(64) double lane[Wide::lanes];
+    store(lane, formula.template gradient<0, true>(point[part], slope, c.cols));
+    for (int i = 0; i < Wide::lanes; ++i)
+      u[part * Wide::lanes + i] = static_cast<T>(c.factor * lane[i]);
   }
-  void energies(const Chain& c, int64_t row, int64_t count, const V* x) const {
-    const Formula<OneDouble> exact(c.numbers, c.components, c.cols);
-    std::vector<T> states(count * c.cols);
-    for (int64_t j = 0; j < c.cols; ++j) scatter<M>(states.data() + j, count, c.cols, 1, x + j);
-    for (int64_t i = 0; i < count; ++i) {
-      const std::vector<double> state(&states[i * c.cols], &states[i * c.cols] + c.cols);
-      static_cast<T*>(c.energy)[row + i] = static_cast<T>(exact.energy(state.data(), c.cols));
-    }
+}
+
+template <class T, template <class> class Formula, int Cols>
+struct Analytic final : SomeEnergy<T> {
+  using M = TwoRegisters<T>;
+  using V = typename M::V;
+  const Chain& c;
+  const std::vector<T> numbers;
+  const Formula<M> formula;
+
+  explicit Analytic(const Chain& chain)
+      : c(chain),
+        numbers(c.numbers, c.numbers + c.count),
+        formula(numbers.data(), c.components, c.cols) {}
+  LANGEVIN_METHOD void gradient(const V* x, V* g, int64_t cols, V* u) const override {
+    *u = formula.template gradient<Cols, false>(x, g, cols);
+    if (c.factor != 1) scale(g, cols, u);
+  }
+  void value_and_gradient(const V* x, V* g, int64_t cols, V* u) const override {
+    *u = formula.template gradient<Cols, true>(x, g, cols);
+    if (c.factor != 1) scale(g, cols, u);
+  }
+  LANGEVIN_METHOD void values(const V* x, T* u) const override {
+    alignas(64) T lanes[(Cols ? Cols : kMostColumns) * M::lanes];  // x itself may be in registers
+    for (int64_t j = 0; j < columns<Cols>(c.cols); ++j) store(lanes + j * M::lanes, x[j]);
+    exact_values<Formula>(c, lanes, u);
+  }
+
+ private:
+  LANGEVIN_METHOD void scale(V* g, int64_t cols, V* u) const {
+    const T factor = static_cast<T>(c.factor);
+    for (int64_t j = 0; j < columns<Cols>(cols); ++j) g[j] *= factor;
+    *u *= factor;
   }
 };
 
-template <class T, template <class> class Formula, int Cols>
-int64_t rows(const Chain& c, int64_t begin, int64_t end) {
-  using M = TwoRegisters<T>;
-  const std::vector<T> numbers(c.numbers, c.numbers + c.count);
-  const Formula<M> formula(numbers.data(), c.components, c.cols);
-  const Analytic<T, Formula> energy{formula};
+template <template <class, int> class Move, int Cols, class Energy>
+int64_t blocks(const Chain& c, const Energy& energy, int64_t begin, int64_t end) {
+  using M = typename Energy::M;
+  constexpr int kArrays = Move<Energy, Cols>::kArrays;
+  typename M::V registers[kArrays][Cols ? Cols : kMostColumns], *memory[kArrays];
+  for (int i = 0; i < kArrays; ++i) memory[i] = registers[i];
   int64_t good = c.steps;
   for (int64_t row = begin; row < end; row += M::lanes) {
-    typename M::V x[Cols ? Cols : kMostColumns], g[Cols ? Cols : kMostColumns];
     const int64_t count = std::min<int64_t>(M::lanes, end - row);
-    good = std::min(good, Loop<Analytic<T, Formula>, Cols>::block(c, energy, row, count, x, g));
+    good = std::min(good, take_steps<Move, Cols>(c, energy, row, count, memory));
   }
   return good;
+}
+
+// The rules that are slower than their formulas share loops.
+template <class T, template <class> class Formula, int Cols>
+int64_t rows(const Chain& c, int64_t begin, int64_t end) {
+  constexpr int kShared = Cols == 2 ? 2 : 0;
+  const Analytic<T, Formula, Cols> energy(c);
+  const SomeEnergy<T>& some = energy;
+  switch (c.rule) {
+    case kMetropolis:
+      return blocks<Metropolis, kShared>(c, some, begin, end);
+    case kKinetic:
+      return blocks<Splitting, kShared>(c, some, begin, end);
+    default:
+      return blocks<Overdamped, Cols>(c, energy, begin, end);
+  }
 }
 
 template <class T, template <class> class Formula>

@@ -3,9 +3,13 @@
 // A block of chains is (cols, n) registers. `M` says what a register is, one of T or two of them
 // that go together; an `Energy` says the rest:
 //
-//   M, kFixed, n()             registers, and n; kFixed is n where it is known when compiled, or 0
-//   gradient(x, g, size)       at (cols, n); `size` (n,) is finite in the lanes where U is
-//   energies(c, row, count, x) U of the state before the last step, to c.energy
+//   M, kFixed, n()                      registers, and n; kFixed is n where it is known when
+//                                       compiled, or 0
+//   gradient(x, g, cols, u)             at (cols, n); u (n,) is finite in the lanes where U is
+//   value_and_gradient(x, g, cols, u)   likewise; u is U
+//   values(x, u)                        U of the chains, as exact as the state's type has it
+//
+// What a step is, a `Move` of chain_moves_cpu.h says.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +17,7 @@
 #include <vector>
 
 #include "chain.h"
+#include "clip_cpu.h"
 #include "noise_cpu.h"
 
 namespace langevin {
@@ -20,7 +25,7 @@ namespace {
 
 constexpr int kMostRegisters = 4;  // of a block
 
-// ---- noise: coordinates 4q to 4q + 3 of as many chains as a register has ------------------------
+// ---- noise of as many chains as a register has: of coordinates 4q to 4q + 3 ---------------------
 
 // `count` of them, at most 4: words that are not used are not made into normals.
 LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s, int64_t count,
@@ -43,16 +48,38 @@ LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s,
   z[0] = z0.a, z[1] = z1.a, z[2] = z0.b, z[3] = z1.b;
 }
 
+LANGEVIN_INLINE void widen(F from, Pair<D>& to) {
+  alignas(64) float lane[W];
+  store(lane, from);
+  load(lane, to.a);
+  load(lane + H, to.b);
+}
+
 LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s, int64_t count,
                                 Pair<D> z[4]) {
   F singles[4];
   draw_lanes(group, chain, s, count, singles);
-  for (int64_t j = 0; j < count; ++j) {
-    alignas(64) float one[W];
-    store(one, singles[j]);
-    load(one, z[j].a);
-    load(one + H, z[j].b);
-  }
+  for (int64_t j = 0; j < count; ++j) widen(singles[j], z[j]);
+}
+
+// log u of the chains' first uniform numbers.
+LANGEVIN_INLINE void draw_log_uniforms(uint64_t chain, const Source& s, Pair<F>& log_u) {
+  const Q even = count_lanes(2) + chain, group{};
+  const Pair<Q> evens = {even, even + static_cast<uint64_t>(W)}, groups = {group, group};
+  const Words<Pair<Q>> a = words_at(groups, evens, s), b = words_at(groups, evens + uint64_t{1}, s);
+  log_u = log_unit<PairOfLanes>(unit_interval<PairOfLanes>(pack(a.w0, b.w0)));
+}
+
+LANGEVIN_INLINE void draw_log_uniforms(uint64_t chain, const Source& s, F& log_u) {
+  const Q even = count_lanes(2) + chain;
+  const Words<Pair<Q>> w = words_at(PairOfLanes::broadcast(0), {even, even + uint64_t{1}}, s);
+  log_u = log_unit<Lanes>(unit_interval<Lanes>(halves(w.w0)));
+}
+
+LANGEVIN_INLINE void draw_log_uniforms(uint64_t chain, const Source& s, Pair<D>& log_u) {
+  F singles;
+  draw_log_uniforms(chain, s, singles);
+  widen(singles, log_u);
 }
 
 // ---- a register of chains ----------------------------------------------------------------------
@@ -60,22 +87,17 @@ LANGEVIN_INLINE void draw_lanes(uint64_t group, uint64_t chain, const Source& s,
 template <class T, class V>
 LANGEVIN_INLINE void load(const T* p, Pair<V>& v) {
   load(p, v.a);
-  load(p + sizeof(V) / sizeof(T), v.b);
+  load(p + sizeof(V) / sizeof(typename Number<V>::Element), v.b);
 }
 template <class T, class V>
 LANGEVIN_INLINE void store(T* p, const Pair<V>& v) {
   store(p, v.a);
-  store(p + sizeof(V) / sizeof(T), v.b);
+  store(p + sizeof(V) / sizeof(typename Number<V>::Element), v.b);
 }
 
-// min(1, bound / norm); NaN where the norm is not finite.
 template <class V>
-LANGEVIN_INLINE V clip_factor(V norm, V bound) {
-  using T = typename Number<V>::Element;
-  constexpr T infinity = std::numeric_limits<T>::infinity();
-  V gamma = norm <= bound ? V{} + T(1) : bound / norm;
-  gamma = norm < infinity ? gamma : norm - norm;
-  return bound < infinity ? gamma : V{} + T(1);
+LANGEVIN_INLINE V clip_factor(const V& norm, const V& bound) {
+  return clip_factor<typename Number<V>::Element>(norm, bound);
 }
 template <class V>
 LANGEVIN_INLINE Pair<V> clip_factor(const Pair<V>& norm, const Pair<V>& bound) {
@@ -91,13 +113,14 @@ LANGEVIN_INLINE Pair<V> size_of(const Pair<V>& x) {
   return {size_of(x.a), size_of(x.b)};
 }
 
-template <class V>
-LANGEVIN_INLINE V finite_or_nan(V x) {
-  return x - x == 0 ? x : x - x;
+// `value` where `test` is finite.
+template <class V, class T>
+LANGEVIN_INLINE V finite_or(V test, V value, T otherwise) {
+  return test - test == 0 ? value : V{} + otherwise;
 }
-template <class V>
-LANGEVIN_INLINE Pair<V> finite_or_nan(const Pair<V>& x) {
-  return {finite_or_nan(x.a), finite_or_nan(x.b)};
+template <class V, class T>
+LANGEVIN_INLINE Pair<V> finite_or(const Pair<V>& test, const Pair<V>& value, T otherwise) {
+  return {finite_or(test.a, value.a, otherwise), finite_or(test.b, value.b, otherwise)};
 }
 
 // 1 where gamma < 1, or 0.
@@ -110,26 +133,45 @@ LANGEVIN_INLINE Pair<V> below_one(const Pair<V>& gamma) {
   return {below_one(gamma.a), below_one(gamma.b)};
 }
 
-// The old values where `still` is not 0, the new ones elsewhere.
+// 1 where a <= b, or 0.
 template <class V>
-LANGEVIN_INLINE V chosen(V still, V old, V moved) {
-  return still != 0 ? old : moved;
+LANGEVIN_INLINE V flag_at_most(V a, V b) {
+  return a <= b ? V{} + 1 : V{};
 }
 template <class V>
-LANGEVIN_INLINE Pair<V> chosen(const Pair<V>& still, const Pair<V>& old, const Pair<V>& moved) {
-  return {chosen(still.a, old.a, moved.a), chosen(still.b, old.b, moved.b)};
+LANGEVIN_INLINE Pair<V> flag_at_most(const Pair<V>& a, const Pair<V>& b) {
+  return {flag_at_most(a.a, b.a), flag_at_most(a.b, b.b)};
+}
+
+// `yes` where `flag` is not 0.
+template <class V>
+LANGEVIN_INLINE V chosen(V flag, V yes, V no) {
+  return flag != 0 ? yes : no;
+}
+template <class V>
+LANGEVIN_INLINE Pair<V> chosen(const Pair<V>& flag, const Pair<V>& yes, const Pair<V>& no) {
+  return {chosen(flag.a, yes.a, no.a), chosen(flag.b, yes.b, no.b)};
+}
+
+template <class V>
+LANGEVIN_INLINE Pair<V> exp_of(const Pair<V>& x) {
+  return {exp_of(x.a), exp_of(x.b)};
+}
+template <class V>
+LANGEVIN_INLINE Pair<V> log_of(const Pair<V>& x) {
+  return {log_of(x.a), log_of(x.b)};
 }
 
 // ---- n registers of chains, in memory and in registers -----------------------------------------
 
 // A number of each of `count` chains, `stride` apart; lanes beyond repeat the last.
-template <class M>
-LANGEVIN_INLINE void gather(const typename M::T* x, int64_t count, int64_t stride, int n,
-                            typename M::V* v) {
+template <class M, class S>
+LANGEVIN_INLINE void gather(const S* x, int64_t count, int64_t stride, int n, typename M::V* v) {
   for (int r = 0; r < n; ++r) {
     alignas(64) typename M::T lane[M::lanes];
     for (int i = 0; i < M::lanes; ++i)
-      lane[i] = x[std::min<int64_t>(r * M::lanes + i, count - 1) * stride];
+      lane[i] =
+          static_cast<typename M::T>(x[std::min<int64_t>(r * M::lanes + i, count - 1) * stride]);
     load(lane, v[r]);
   }
 }
@@ -144,6 +186,138 @@ LANGEVIN_INLINE void scatter(typename M::T* x, int64_t count, int64_t stride, in
     for (int64_t i = 0; i < here; ++i) x[(r * M::lanes + i) * stride] = lane[i];
   }
 }
+
+// Chains [row, row + count) of n registers, and lanes that repeat the last of them.
+template <class Energy, int Cols>
+class Block {
+ public:
+  using M = typename Energy::M;
+  using T = typename M::T;
+  using V = typename M::V;
+  static constexpr int kMost = Energy::kFixed ? Energy::kFixed : kMostRegisters;
+  static constexpr bool kShort = Energy::kFixed == 1 && Cols > 0 && Cols <= 4;
+  const Chain& c;
+  const int64_t row, count;
+  const bool stays;  // whether there are chains that stay where they are, or lanes beyond the last
+  V still[kMost];    // not 0 in theirs
+
+  LANGEVIN_METHOD Block(const Chain& chain, const Energy& energy, int64_t first, int64_t chains)
+      : c(chain),
+        row(first),
+        count(chains),
+        stays(chain.frozen || chains < energy.n() * M::lanes),
+        n_(energy.n()) {
+    alignas(64) T flags[kMost * M::lanes];
+    for (int i = 0; i < n() * M::lanes; ++i) flags[i] = i >= count || is_frozen(i);
+    gather<M>(flags, n() * M::lanes, 1, n(), still);
+  }
+  LANGEVIN_METHOD int n() const { return Energy::kFixed ? Energy::kFixed : n_; }
+  LANGEVIN_METHOD int64_t cols() const { return columns<Cols>(c.cols); }
+  LANGEVIN_METHOD uint64_t chain(int r) const {  // that of the noise, of register r
+    return c.position.first_chain + row + r * M::lanes;
+  }
+  LANGEVIN_METHOD V unless_still(int r, const V& old, const V& next) const {
+    return stays ? chosen(still[r], old, next) : next;
+  }
+
+  // What these chains have of (rows,) numbers, or of (rows, cols).
+  template <class S>
+  LANGEVIN_METHOD void fetch(const S* of_rows, V* to) const {
+    gather<M>(of_rows + row, count, 1, n(), to);
+  }
+  LANGEVIN_METHOD void fetch_states(const void* states, V* to) const {
+    const T* from = static_cast<const T*>(states) + row * cols();
+    for (int64_t j = 0; j < cols(); ++j) gather<M>(from + j, count, cols(), n(), to + j * n());
+  }
+  LANGEVIN_METHOD void keep(const V* from, void* of_rows) const {
+    scatter<M>(static_cast<T*>(of_rows) + row, count, 1, n(), from);
+  }
+  LANGEVIN_METHOD void keep_states(const V* from, void* states) const {
+    T* to = static_cast<T*>(states) + row * cols();
+    for (int64_t j = 0; j < cols(); ++j) scatter<M>(to + j, count, cols(), n(), from + j * n());
+  }
+  // Likewise of those that move: to whatever type of numbers.
+  template <class S>
+  LANGEVIN_METHOD void keep_moved(const V* from, S* of_rows) const {
+    T number[kMost * M::lanes];
+    scatter<M>(number, n() * M::lanes, 1, n(), from);
+    for (int64_t i = 0; i < count; ++i)
+      if (!is_frozen(i)) of_rows[row + i] = static_cast<S>(number[i]);
+  }
+  LANGEVIN_METHOD void keep_moved_states(const V* from, void* states) const {
+    T* const to = static_cast<T*>(states) + row * cols();
+    for (int64_t j = 0; j < cols(); ++j) {
+      T number[kMost * M::lanes];
+      scatter<M>(number, n() * M::lanes, 1, n(), from + j * n());
+      for (int64_t i = 0; i < count; ++i)
+        if (!is_frozen(i)) to[i * cols() + j] = number[i];
+    }
+  }
+  // U at x, where `size` is not finite if something on the way to it was not.
+  LANGEVIN_METHOD void keep_energies(const Energy& energy, const V* x, const V* size) const {
+    T values[kMost * M::lanes], sizes[kMost * M::lanes];
+    energy.values(x, values);
+    scatter<M>(sizes, n() * M::lanes, 1, n(), size);
+    for (int64_t i = 0; i < count; ++i) {
+      if (is_frozen(i)) continue;
+      const bool overflow = sizes[i] - sizes[i] != 0 && values[i] - values[i] == 0;
+      static_cast<T*>(c.energy)[row + i] =
+          overflow ? std::numeric_limits<T>::infinity() : values[i];
+    }
+  }
+  LANGEVIN_METHOD void keep_faults(const V* bad) const {
+    T faults[kMost * M::lanes];
+    scatter<M>(faults, n() * M::lanes, 1, n(), bad);
+    for (int64_t i = 0; i < count; ++i) c.finite[row + i] = faults[i] == 0;
+  }
+
+ private:
+  const int n_;
+  LANGEVIN_METHOD bool is_frozen(int64_t i) const { return c.frozen && c.frozen[row + i]; }
+};
+
+// N coefficients of a block's chains, in registers.
+template <class Block, int N>
+struct Coefficients {
+  using M = typename Block::M;
+  typename M::V of[N][Block::kMost];
+
+  LANGEVIN_METHOD explicit Coefficients(const Block& b) {
+    for (int i = 0; i < N; ++i) {
+      const Coefficient& given = b.c.with[i];
+      if (given.each)
+        b.fetch(static_cast<const typename M::T*>(given.each), of[i]);
+      else
+        set(b, i, given.value);
+    }
+  }
+  // Those of step k, where a schedule has them.
+  LANGEVIN_METHOD void go_to(const Block& b, int64_t k) {
+    if (!b.c.schedule) return;
+    for (int i = 0; i < b.c.scheduled; ++i) set(b, i, b.c.schedule[i * b.c.steps + k]);
+  }
+
+ private:
+  LANGEVIN_METHOD void set(const Block& b, int i, double value) {
+    for (int r = 0; r < b.n(); ++r) of[i][r] = M::broadcast(static_cast<typename M::T>(value));
+  }
+};
+
+// What a step says of a register of chains.
+template <class V>
+struct Said {
+  V wrong;  // NaN where chain or energy is not finite
+  V norm, gamma, acceptance;
+};
+
+// Whether gradients are clipped; if not, gamma is 1.
+LANGEVIN_INLINE bool clips(const Chain& c) {
+  const Coefficient& bound = c.with[2];
+  return c.rule != kKinetic &&
+         (bound.each || bound.value < std::numeric_limits<double>::infinity());
+}
+
+// ---- what is kept of the steps -----------------------------------------------------------------
 
 // Sums over the steps of n registers of chains, in double precision and in the order of the steps.
 template <class M>
@@ -205,180 +379,90 @@ class Moments {
   }
 };
 
-// ---- the loop ----------------------------------------------------------------------------------
+// Sums, moments and the trajectory of a block.
+template <class Block>
+class Record {
+ public:
+  using M = typename Block::M;
+  Record(const Block& b)
+      : b_(b),
+        clips_(clips(b.c)),
+        norms_(at(b.c.norm_sum), b.count),
+        gammas_(at(b.c.gamma_sum), b.count),
+        clipped_(at(b.c.clipped_sum), b.count),
+        acceptances_(at(b.c.acceptance_sum), b.count),
+        moments_(b.c, b.row, b.count, b.n()) {}
 
-// What a chain's step takes besides its gradient: options of all chains, and numbers of a block's.
-template <class M>
-struct Coefficients {
-  using T = typename M::T;
-  using V = typename M::V;
-  bool clips, clamps, stays;
-  V low, high;
-  T rho;
-  V drift[kMostRegisters], diffusion[kMostRegisters], bound[kMostRegisters];
-  V still[kMostRegisters];  // not 0 where a chain stays, as do lanes beyond the last one
-
-  Coefficients(const Chain& c, int64_t row, int64_t count, int n) {
-    constexpr double infinity = std::numeric_limits<double>::infinity();
-    clips = c.bound.each || c.bound.value < infinity;
-    clamps = c.low > -infinity || c.high < infinity;
-    low = M::broadcast(static_cast<T>(c.low));
-    high = M::broadcast(static_cast<T>(c.high));
-    rho = static_cast<T>(c.reference_precision);
-    take(c.drift, row, count, n, drift);
-    take(c.diffusion, row, count, n, diffusion);
-    take(c.bound, row, count, n, bound);
-    stays = c.frozen || count < n * M::lanes;
-    alignas(64) T flags[kMostRegisters * M::lanes];
-    for (int i = 0; i < n * M::lanes; ++i) flags[i] = i >= count || (c.frozen && c.frozen[row + i]);
-    gather<M>(flags, n * M::lanes, 1, n, still);
-  }
-  // Those of step k of a schedule.
-  LANGEVIN_METHOD void go_to(const Chain& c, int64_t k, int n) {
-    for (int r = 0; r < n; ++r) {
-      drift[r] = M::broadcast(static_cast<T>(c.drifts[k]));
-      diffusion[r] = M::broadcast(static_cast<T>(c.diffusions[k]));
+  // What step k said, and where it led.
+  LANGEVIN_METHOD void add(int64_t k, const Said<typename M::V>* said, const typename M::V* x) {
+    const Chain& c = b_.c;
+    if (!c.norm_sum) return;
+    for (int r = 0; r < b_.n(); ++r) {
+      norms_.add(r, said[r].norm);
+      if (c.acceptance_sum) acceptances_.add(r, said[r].acceptance);
+      if (!clips_) continue;
+      gammas_.add(r, said[r].gamma);
+      clipped_.add(r, below_one(said[r].gamma));
     }
-  }
-  // drift gamma and diffusion gamma^p.
-  LANGEVIN_METHOD void clipped(const Chain& c, int r, const V& gamma, V& a, V& d) const {
-    a = drift[r] * gamma;
-    d = diffusion[r];
-    if (c.twice_noise_power) d = d * (c.twice_noise_power == 1 ? M::sqrt(gamma) : gamma);
-  }
-
- private:
-  static void take(const Coefficient& given, int64_t row, int64_t count, int n, V* v) {
-    if (given.each) return gather<M>(static_cast<const T*>(given.each) + row, count, 1, n, v);
-    for (int r = 0; r < n; ++r) v[r] = M::broadcast(static_cast<T>(given.value));
-  }
-};
-
-template <class Energy, int Cols>
-struct Loop {
-  using M = typename Energy::M;
-  using T = typename M::T;
-  using V = typename M::V;
-
-  // `count` chains from `row` on, in x and g (cols, n), which it fills; how many steps were good.
-  LANGEVIN_INLINE int64_t block(const Chain& c, const Energy& energy, int64_t row, int64_t count,
-                                V* x, V* g) {
-    constexpr int kMost = Energy::kFixed ? Energy::kFixed : kMostRegisters;
-    const int n = Energy::kFixed ? Energy::kFixed : energy.n();
-    const int64_t cols = columns<Cols>(c.cols);
-    const uint64_t chain = c.position.first_chain + row;
-    Coefficients<M> with(c, row, count, n);
-    T* const states = static_cast<T*>(c.x) + row * cols;
-    for (int64_t j = 0; j < cols; ++j) gather<M>(states + j, count, cols, n, x + j * n);
-    Moments<M> moments(c, row, count, n);
-    Sum<M> norms(at(c.norm_sum, row), count), gammas(at(c.gamma_sum, row), count);
-    Sum<M> clipped(at(c.clipped_sum, row), count);
-    Source source(c.position);
-    for (int64_t k = 0; k < c.steps; ++k) {
-      const bool last = k + 1 == c.steps;
-      source.go_to(c.position.step + k, c.position.stream);
-      if (c.drifts) with.go_to(c, k, n);
-      V size[kMost], bad[kMost], norm[kMost], gamma[kMost], a[kMost], d[kMost];
-      energy.template gradient<Cols>(x, g, cols, size);
-      if (last) energy.energies(c, row, count, x);
-      for (int r = 0; r < n; ++r) {
-        size[r] = size[r] - size[r];  // NaN where U is not finite
-        bad[r] = V{};
-        norm[r] = M::sqrt(squares(g + r, cols, n));
-        gamma[r] = M::broadcast(1);
-        a[r] = with.drift[r], d[r] = with.diffusion[r];
-        if (with.clips && c.per_coordinate) gamma[r] = V{};
-        if (with.clips && !c.per_coordinate) {
-          gamma[r] = clip_factor(norm[r], with.bound[r]);
-          with.clipped(c, r, gamma[r], a[r], d[r]);
-        }
-      }
-      for (int64_t j = 0; j < cols; j += 4)
-        for (int r = 0; r < n; ++r) {
-          const int64_t here = std::min<int64_t>(cols - j, 4);
-          V z[4];
-          if (c.noisy) draw_lanes(j / 4, chain + r * M::lanes, source, here, z);
-          for (int64_t i = 0; i < here; ++i) {
-            V &state = x[(j + i) * n + r], slope = g[(j + i) * n + r];
-            if (with.clips && c.per_coordinate) {
-              const V each = clip_factor(size_of(slope), with.bound[r]);
-              with.clipped(c, r, each, a[r], d[r]);
-              gamma[r] += each;
-            }
-            V y = state - a[r] * slope;
-            if (with.rho != 0) y = y - with.drift[r] * with.rho * state;
-            if (c.noisy) y = y + d[r] * z[i];
-            bad[r] += y - y;
-            if (c.tolerant) y = finite_or_nan(y);
-            if (with.clamps) y = M::at_most(with.high, M::at_least(with.low, y));
-            state = with.stays ? chosen(with.still[r], state, y) : y;
-          }
-        }
-      for (int r = 0; r < n; ++r) {
-        const V wrong =
-            with.stays ? chosen(with.still[r], V{}, bad[r] + size[r]) : bad[r] + size[r];
-        if (!c.tolerant && M::any_not_finite(wrong)) return k;
-        if (with.clips && c.per_coordinate) gamma[r] /= static_cast<T>(cols);
-        if (!c.norm_sum) continue;
-        norms.add(r, norm[r]);
-        if (!with.clips) continue;
-        gammas.add(r, gamma[r]);
-        clipped.add(r, below_one(gamma[r]));
-      }
-      if (c.norm_sum) record(c, row, count, n, c.first + k + 1, x, moments);
-      if (last) {
-        scatter<M>(static_cast<T*>(c.grad_norm) + row, count, 1, n, norm);
-        scatter<M>(static_cast<T*>(c.gamma) + row, count, 1, n, gamma);
-        T faults[kMost * M::lanes];
-        scatter<M>(faults, n * M::lanes, 1, n, bad);
-        for (int64_t i = 0; i < count; ++i) c.finite[row + i] = faults[i] == 0;
-        scatter<M>(faults, n * M::lanes, 1, n, size);
-        for (int64_t i = 0; i < count; ++i) {  // on the way to U something may have overflowed
-          T& value = static_cast<T*>(c.energy)[row + i];
-          if (faults[i] != 0 && value - value == 0) value = std::numeric_limits<T>::infinity();
-        }
-      }
-    }
-    for (int64_t j = 0; j < cols; ++j) scatter<M>(states + j, count, cols, n, x + j * n);
-    if (c.norm_sum) {
-      norms.save(c.norm_sum + row, count);
-      if (with.clips) {
-        gammas.save(c.gamma_sum + row, count);
-        clipped.save(c.clipped_sum + row, count);
-      } else {
-        for (int64_t i = row; i < row + count; ++i) c.gamma_sum[i] += static_cast<double>(c.steps);
-      }
-    }
-    moments.save(c, row, count);
-    return c.steps;
-  }
-
- private:
-  LANGEVIN_INLINE double* at(double* sums, int64_t row) { return sums ? sums + row : nullptr; }
-
-  // The sum of squares of a column of registers, n apart; pieces of 64 keep long ones accurate.
-  LANGEVIN_INLINE V squares(const V* g, int64_t cols, int n) {
-    V sum{};
-    for (int64_t j = 0; j < cols;) {
-      V piece{};
-      for (const int64_t end = std::min<int64_t>(cols, j + 64); j < end; ++j)
-        piece += g[j * n] * g[j * n];
-      sum += piece;
-    }
-    return sum;
-  }
-  // What is kept of a state besides sums, `after` so many steps.
-  LANGEVIN_INLINE void record(const Chain& c, int64_t row, int64_t count, int n, int64_t after,
-                              const V* x, Moments<M>& moments) {
-    const int64_t cols = columns<Cols>(c.cols);
+    const int64_t n = b_.n(), after = c.first + k + 1;
     if (c.mean)
-      for (int64_t j = 0; j < cols; ++j) moments.add(j, x + j * n, static_cast<double>(after));
+      for (int64_t j = 0; j < b_.cols(); ++j)
+        moments_.add(j, x + j * n, static_cast<double>(after));
     if (!c.trajectory || after % c.every != 0) return;
     const int64_t place = after / c.every - 1 - c.first / c.every;
-    T* const kept = static_cast<T*>(c.trajectory) + (place * c.rows + row) * cols;
-    for (int64_t j = 0; j < cols; ++j) scatter<M>(kept + j, count, cols, n, x + j * n);
+    b_.keep_states(x, static_cast<typename M::T*>(c.trajectory) + place * c.rows * c.cols);
   }
+  void save() {
+    const Chain& c = b_.c;
+    if (!c.norm_sum) return;
+    norms_.save(at(c.norm_sum), b_.count);
+    acceptances_.save(at(c.acceptance_sum), b_.count);
+    if (clips_) {
+      gammas_.save(at(c.gamma_sum), b_.count);
+      clipped_.save(at(c.clipped_sum), b_.count);
+    } else {
+      for (int64_t i = 0; i < b_.count; ++i) at(c.gamma_sum)[i] += static_cast<double>(c.steps);
+    }
+    moments_.save(c, b_.row, b_.count);
+  }
+
+ private:
+  const Block& b_;
+  const bool clips_;
+  Sum<M> norms_, gammas_, clipped_, acceptances_;
+  Moments<M> moments_;
+
+  double* at(double* sums) const { return sums ? sums + b_.row : nullptr; }
 };
+
+// ---- the loop ----------------------------------------------------------------------------------
+
+// The steps of `count` chains from `row` on, in kArrays of (cols, n) registers, which it fills; how
+// many of them were good. A move keeps its state there, x first.
+template <template <class, int> class Move, int Cols, class Energy>
+LANGEVIN_INLINE int64_t take_steps(const Chain& c, const Energy& energy, int64_t row, int64_t count,
+                                   typename Energy::M::V* const* memory) {
+  using V = typename Energy::M::V;
+  using Here = Block<Energy, Cols>;
+  const Here b(c, energy, row, count);
+  Move<Energy, Cols> move(b, memory);
+  Record<Here> record(b);
+  Said<V> said[Here::kMost];
+  for (int64_t k = 0; k < c.steps; ++k) {
+    move.step(b, energy, k, said);
+    for (int r = 0; r < b.n(); ++r)
+      if (!c.tolerant && Energy::M::any_not_finite(b.unless_still(r, V{}, said[r].wrong))) return k;
+    record.add(k, said, memory[0]);
+  }
+  V norm[Here::kMost], gamma[Here::kMost];
+  for (int r = 0; r < b.n(); ++r) norm[r] = said[r].norm, gamma[r] = said[r].gamma;
+  b.keep(norm, c.grad_norm);
+  b.keep(gamma, c.gamma);
+  b.keep_states(memory[0], c.x);
+  move.save(b);
+  record.save();
+  return c.steps;
+}
 
 }  // namespace
 }  // namespace langevin

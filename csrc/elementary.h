@@ -1,11 +1,13 @@
-// exp, tanh and log(1 + e^x), for one float or double or a register of them, on the host and on a
-// GPU. Every operation is one correctly rounded one in the order written here, so the bits agree on
-// every instruction set; it must be compiled with contraction of a*b+c off.
+// exp, tanh, log and log(1 + e^x), for one float or double or a register of them, on the host and
+// on a GPU. Every operation is one correctly rounded one in the order written here, so the bits
+// agree on every instruction set; it must be compiled with contraction of a*b+c off.
 //
-// All three reduce x = n log 2 + r with |r| <= log(2) / 2 and take e^r - 1 = r + r^2 P(r), where P
-// is the polynomial with the least largest relative error of e^r - 1 (Remez exchange): 1.3e-8 in
+// All but log reduce x = n log 2 + r with |r| <= log(2) / 2 and take e^r - 1 = r + r^2 P(r), where
+// P is the polynomial with the least largest relative error of e^r - 1 (Remez exchange): 1.3e-8 in
 // float32, 3e-19 in float64.
 #pragma once
+
+#include <limits>
 
 #include "philox.h"
 
@@ -72,6 +74,8 @@ struct Format<float> {
   static constexpr float log_2_high = 0.693359375f, log_2_low = -2.12194440e-4f;
   static constexpr float most = 89, least = -104;  // beyond them e^x is infinite, or 0
   static constexpr float flat = 10;                // beyond it tanh is 1
+  static constexpr int32_t root_half = 0x3f3504f3;
+  static constexpr int log_terms = 4;
   template <class Sums, class V>
   LANGEVIN_INLINE V expm1_series(V r) {
     return polynomial<Sums>(r, 1.39464508e-3f, 8.36658478e-3f, 4.16662805e-2f, 1.66665435e-1f,
@@ -89,6 +93,8 @@ struct Format<double> {
   static constexpr double log_2_high = 0x1.62e42feep-1, log_2_low = 1.9082149292705877e-10;
   static constexpr double most = 710, least = -746;
   static constexpr double flat = 20;
+  static constexpr int64_t root_half = 0x3fe6a09e667f3bcd;
+  static constexpr int log_terms = 9;
   template <class Sums, class V>
   LANGEVIN_INLINE V expm1_series(V r) {
     return polynomial<Sums>(r, 2.0924446060049244e-9, 2.510904497277631e-8, 2.755724274973015e-7,
@@ -145,6 +151,23 @@ LANGEVIN_INLINE V tanh_of(V x) {
   const V e = expm1_reduced<Sums>(size + size, n), scale = power_of_two<V>(n);
   const V expm1 = Sums::multiply_add(e, scale, scale - T(1));
   return same_bits<V>(same_bits<BitsOf<V>>(expm1 / (expm1 + T(2))) | sign);
+}
+
+// log x to within an ulp, and NaN unless 0 < x < infinity: with x = 2^n m and s = (m - 1) / (m +
+// 1), log m = 2 atanh(s), whose series converges fast for m near 1. Not for subnormal x.
+template <class V>
+LANGEVIN_INLINE V log_of(V x) {
+  using C = FormatOf<V>;
+  using T = typename Number<V>::Element;
+  const BitsOf<V> bits = same_bits<BitsOf<V>>(x);
+  const BitsOf<V> n = (bits - C::root_half) >> C::mantissa;  // m from sqrt(1/2) to sqrt(2)
+  const V e = same_bits<V>(n + C::integer_bits) - C::to_integer;
+  const V f = same_bits<V>(bits - (n << C::mantissa)) - T(1), s = f / (f + T(2)), z = s * s;
+  V series = V{} + T(2) / (2 * C::log_terms + 1);
+  for (int odd = 2 * C::log_terms - 1; odd >= 3; odd -= 2) series = series * z + T(2) / odd;
+  const V log = e * C::log_2_high - ((s * (f - series * z) - e * C::log_2_low) - f);
+  const V nan = V{} + std::numeric_limits<T>::quiet_NaN();
+  return x > T(0) ? x < std::numeric_limits<T>::infinity() ? log : nan : nan;
 }
 
 // log(1 + z) for z from 0 to 1, of floats; polynomial of Cephes' logf.

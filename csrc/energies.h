@@ -2,8 +2,8 @@
 // chains at a time or of one, on the host and on a GPU.
 //
 // An energy is made from the numbers that its Python class lists, in the type of the state. A
-// `gradient` fills g and returns something that is finite in the lanes where U is: U itself costs a
-// logarithm, and is asked for once, of the state before the last step. M names the type V of a
+// `gradient` fills g and returns U with Value, and without it something that is finite in the lanes
+// where U is, which may save a logarithm. M names the type V of a
 // register of T and what instruction sets spell in their own ways, as `Register` does.
 #pragma once
 
@@ -77,11 +77,10 @@ LANGEVIN_INLINE typename M::V exponentials(typename M::V* l, int64_t terms, type
   return top;
 }
 
-LANGEVIN_INLINE double log_sum(const double* l, int64_t terms) {
-  double top = l[0], total = 0;
-  for (int64_t k = 1; k < terms; ++k) top = l[k] > top ? l[k] : top;
-  for (int64_t k = 0; k < terms; ++k) total += std::exp(l[k] - top);
-  return top + std::log(total);
+// That U.
+template <class M>
+LANGEVIN_INLINE typename M::V energy_of(typename M::V top, typename M::V each) {
+  return log_of(each) - top * typename M::T(1 / kLog2E);
 }
 
 // mean (D), precision (D)
@@ -93,7 +92,7 @@ struct DiagonalGaussian {
   DiagonalGaussian(const T* numbers, int64_t, int64_t cols)
       : mean(numbers), precision(numbers + cols) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     V size{};
     for (int64_t j = 0; j < columns<D>(cols); ++j) {
@@ -101,12 +100,7 @@ struct DiagonalGaussian {
       g[j] = y * precision[j];
       size += y * g[j];
     }
-    return size;
-  }
-  double energy(const double* x, int64_t cols) const {
-    double sum = 0;
-    for (int64_t j = 0; j < cols; ++j) sum += (x[j] - mean[j]) * (x[j] - mean[j]) * precision[j];
-    return sum / 2;
+    return size * T(0.5);
   }
 };
 
@@ -119,7 +113,7 @@ struct FullGaussian {
   FullGaussian(const T* numbers, int64_t, int64_t cols)
       : mean(numbers), whitening(numbers + cols) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     const int64_t d = columns<D>(cols);
     V size{};
@@ -131,16 +125,7 @@ struct FullGaussian {
       for (int64_t j = 0; j < d; ++j) g[j] += y * row[j];
       size += y * y;
     }
-    return size;
-  }
-  double energy(const double* x, int64_t cols) const {
-    double sum = 0;
-    for (int64_t i = 0; i < cols; ++i) {
-      double y = 0;
-      for (int64_t j = 0; j < cols; ++j) y += (x[j] - mean[j]) * whitening[i * cols + j];
-      sum += y * y;
-    }
-    return sum / 2;
+    return size * T(0.5);
   }
 };
 
@@ -157,7 +142,7 @@ struct RoundMixture {
         means(numbers + components),
         precisions(means + components * cols) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     const int64_t d = columns<D>(cols);
     V l[kMostComponents];
@@ -177,17 +162,7 @@ struct RoundMixture {
       for (int64_t j = 0; j < d; ++j) g[j] += pull * (x[j] - means[k * d + j]);
     }
     for (int64_t j = 0; j < d; ++j) g[j] *= each;
-    return top;
-  }
-  double energy(const double* x, int64_t cols) const {
-    double l[kMostComponents];
-    for (int64_t k = 0; k < terms; ++k) {
-      double square = 0;
-      for (int64_t j = 0; j < cols; ++j)
-        square += (x[j] - means[k * cols + j]) * (x[j] - means[k * cols + j]);
-      l[k] = log_heights[k] - square * precisions[k] / 2;
-    }
-    return -log_sum(l, terms);
+    return Value ? energy_of<M>(top, each) : top;
   }
 };
 
@@ -204,7 +179,7 @@ struct DiagonalMixture {
         means(numbers + components),
         precisions(means + components * cols) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     const int64_t d = columns<D>(cols);
     V l[kMostComponents];
@@ -223,17 +198,7 @@ struct DiagonalMixture {
       for (int64_t j = 0; j < d; ++j)
         g[j] += l[k] * ((x[j] - means[k * d + j]) * precisions[k * d + j]);
     for (int64_t j = 0; j < d; ++j) g[j] *= each;
-    return top;
-  }
-  double energy(const double* x, int64_t cols) const {
-    double l[kMostComponents];
-    for (int64_t k = 0; k < terms; ++k) {
-      double square = 0;
-      for (int64_t j = k * cols; j < (k + 1) * cols; ++j)
-        square += (x[j - k * cols] - means[j]) * (x[j - k * cols] - means[j]) * precisions[j];
-      l[k] = log_heights[k] - square / 2;
-    }
-    return -log_sum(l, terms);
+    return Value ? energy_of<M>(top, each) : top;
   }
 };
 
@@ -251,14 +216,13 @@ struct FullMixture {
         whitening(means + components * cols) {}
 
   // Component k's W (x - m), a row of it.
-  template <class X>
-  LANGEVIN_METHOD X whitened(const X* x, int64_t k, int64_t row, int64_t d) const {
-    X y{};
+  LANGEVIN_METHOD V whitened(const V* x, int64_t k, int64_t row, int64_t d) const {
+    V y{};
     for (int64_t j = 0; j < d; ++j)
       y += (x[j] - means[k * d + j]) * whitening[(k * d + row) * d + j];
     return y;
   }
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     const int64_t d = columns<D>(cols);
     V l[kMostComponents];
@@ -279,19 +243,7 @@ struct FullMixture {
         for (int64_t j = 0; j < d; ++j) g[j] += pull * whitening[(k * d + i) * d + j];
       }
     for (int64_t j = 0; j < d; ++j) g[j] *= each;
-    return top;
-  }
-  double energy(const double* x, int64_t cols) const {
-    double l[kMostComponents];
-    for (int64_t k = 0; k < terms; ++k) {
-      double square = 0;
-      for (int64_t i = 0; i < cols; ++i) {
-        const double y = whitened(x, k, i, cols);
-        square += y * y;
-      }
-      l[k] = log_heights[k] - square / 2;
-    }
-    return -log_sum(l, terms);
+    return Value ? energy_of<M>(top, each) : top;
   }
 };
 
@@ -324,7 +276,7 @@ struct Rings {
         radii(numbers + components),
         precisions(radii + components) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t) const {
     const V r = polar<M>(x, g);
     V l[kMostComponents];
@@ -339,14 +291,7 @@ struct Rings {
     slope *= each;
     g[0] *= slope;
     g[1] *= slope;
-    return top;
-  }
-  double energy(const double* x, int64_t) const {
-    const double r = std::hypot(x[0], x[1]);
-    double l[kMostComponents];
-    for (int64_t k = 0; k < terms; ++k)
-      l[k] = log_weights[k] - (r - radii[k]) * (r - radii[k]) * precisions[k] / 2;
-    return -log_sum(l, terms);
+    return Value ? energy_of<M>(top, each) : top;
   }
 };
 
@@ -359,19 +304,17 @@ struct TwoMoons {
   TwoMoons(const T* numbers, int64_t, int64_t)
       : radius(numbers[0]), across(numbers[1]), along(numbers[2]) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t) const {
     V direction[2];
     const V t = polar<M>(x, direction) - radius, slope = t * across;
     g[0] =
         slope * direction[0] + x[0] * along - tanh_of(x[0] * (radius * along)) * (radius * along);
     g[1] = slope * direction[1];
-    return t * t * across + x[0] * x[0] * along;
-  }
-  double energy(const double* x, int64_t) const {
-    const double t = std::hypot(x[0], x[1]) - radius, u = std::fabs(x[0]);
-    const double moons = std::log1p(std::exp(-2 * double{radius} * along * u));
-    return t * t * across / 2 + (u - radius) * (u - radius) * along / 2 - moons;
+    if (!Value) return t * t * across + x[0] * x[0] * along;
+    const V u = M::at_least(x[0], -x[0]), v = u - radius;  // from the nearer moon
+    const V farther = log_of(exp_of(u * (-2 * radius * along)) + T(1));
+    return (t * t * across + v * v * along) * T(0.5) - farther;
   }
 };
 
@@ -384,17 +327,12 @@ struct Banana {
   Banana(const T* numbers, int64_t, int64_t)
       : along(numbers[0]), curvature(numbers[1]), across(numbers[2]), variance(numbers[3]) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t) const {
     const V z = x[0] * along, v = (x[1] - (x[0] * x[0] - variance) * curvature) * across;
     g[1] = v * across;
     g[0] = z * along - x[0] * g[1] * (2 * curvature);
-    return z * z + v * v;
-  }
-  double energy(const double* x, int64_t) const {
-    const double z = x[0] * along;
-    const double v = (x[1] - (x[0] * x[0] - variance) * curvature) * across;
-    return (z * z + v * v) / 2;
+    return (z * z + v * v) * T(0.5);
   }
 };
 
@@ -407,7 +345,7 @@ struct Funnel {
   T precision;
   Funnel(const T* numbers, int64_t, int64_t) : precision(numbers[0]) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     const int64_t d = columns<D>(cols);
     const V width = exp_of(M::at_most(M::broadcast(largest), x[0] * T(-0.5)));
@@ -418,13 +356,7 @@ struct Funnel {
       square += y * y;
     }
     g[0] = x[0] * precision + T(d - 1) / 2 - square * T(0.5);
-    return square + x[0] * (x[0] * precision + T(d - 1));
-  }
-  double energy(const double* x, int64_t cols) const {
-    const double width = std::exp(std::fmin(-x[0] / 2, largest));
-    double square = 0;
-    for (int64_t j = 1; j < cols; ++j) square += x[j] * width * x[j] * width;
-    return x[0] * (x[0] * precision + double(cols - 1)) / 2 + square / 2;
+    return (square + x[0] * (x[0] * precision + T(d - 1))) * T(0.5);
   }
 };
 
@@ -437,7 +369,7 @@ struct DoubleWell {
   DoubleWell(const T* numbers, int64_t, int64_t)
       : inverse(numbers[0]), barrier(numbers[1]), slope(numbers[2]) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     V size{};
     for (int64_t j = 0; j < columns<D>(cols); ++j) {
@@ -446,14 +378,6 @@ struct DoubleWell {
       size += t * t * barrier;
     }
     return size;
-  }
-  double energy(const double* x, int64_t cols) const {
-    double sum = 0;
-    for (int64_t j = 0; j < cols; ++j) {
-      const double z = x[j] * inverse, t = z * z - 1;
-      sum += t * t;
-    }
-    return sum * barrier;
   }
 };
 
@@ -465,7 +389,7 @@ struct QuarticWell {
   T stiffness;
   QuarticWell(const T* numbers, int64_t, int64_t) : stiffness(numbers[0]) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     V size{};
     for (int64_t j = 0; j < columns<D>(cols); ++j) {
@@ -474,11 +398,6 @@ struct QuarticWell {
       size += square * square * (stiffness * T(0.25));
     }
     return size;
-  }
-  double energy(const double* x, int64_t cols) const {
-    double sum = 0;
-    for (int64_t j = 0; j < cols; ++j) sum += x[j] * x[j] * x[j] * x[j];
-    return sum * stiffness / 4;
   }
 };
 
@@ -490,23 +409,20 @@ struct Logistic {
   T inverse;
   Logistic(const T* numbers, int64_t, int64_t) : inverse(numbers[0]) {}
 
-  template <int D>
+  template <int D, bool Value>
   LANGEVIN_METHOD V gradient(const V* x, V* g, int64_t cols) const {
     V size{};
     for (int64_t j = 0; j < columns<D>(cols); ++j) {
       const V z = x[j] * inverse;
       g[j] = tanh_of(z * T(0.5)) * inverse;
-      size += z * g[j];  // of the size of U
+      if (Value) {
+        const V u = M::at_least(z, -z);
+        size += u + log_of(exp_of(-u) + T(1)) * T(2);
+      } else {
+        size += z * g[j];  // as large as U
+      }
     }
     return size;
-  }
-  double energy(const double* x, int64_t cols) const {
-    double sum = 0;
-    for (int64_t j = 0; j < cols; ++j) {
-      const double z = std::fabs(x[j] * inverse);
-      sum += z + 2 * std::log1p(std::exp(-z));
-    }
-    return sum;
   }
 };
 

@@ -1,7 +1,7 @@
 // Networks at the states of many chains, for one instruction set; compiled once for each.
 #include "mlp_cpu.h"
 
-#include "chain_cpu.h"
+#include "chain_moves_cpu.h"
 
 namespace langevin {
 namespace {
@@ -40,32 +40,46 @@ struct Network {
   float* u;
 
   int n() const { return registers; }
-  template <int>
-  void gradient(const F* x, F* g, int64_t, F* size) const {
+  void gradient(const F* x, F* g, int64_t, F* value) const {
     block.gradient(registers * W, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(g),
                    u);
-    for (int r = 0; r < registers; ++r) load(u + r * W, size[r]);
+    for (int r = 0; r < registers; ++r) load(u + r * W, value[r]);
   }
-  void energies(const Chain& c, int64_t row, int64_t count, const F*) const {
-    memcpy(static_cast<float*>(c.energy) + row, u, count * sizeof(float));
+  void value_and_gradient(const F* x, F* g, int64_t cols, F* value) const {
+    gradient(x, g, cols, value);
+  }
+  void values(const F*, float* value) const {  // where it was last asked
+    memcpy(value, u, registers * W * sizeof(float));
   }
 };
 
-int64_t chain_rows(const void* packed, const Chain& c, int64_t begin, int64_t end) {
-  const PackedMlp& net = *static_cast<const PackedMlp*>(packed);
-  const int64_t most = block_of(end - begin);
+template <template <class, int> class Move>
+int64_t blocks(const PackedMlp& net, const Chain& c, int64_t begin, int64_t end) {
+  constexpr int kArrays = Move<Network, 0>::kArrays;
+  const int64_t most = block_of(end - begin), size = c.cols * most;
   const MlpBlock block(net, most);
-  const Floats memory((2 * c.cols + 1) * most);
-  float *const x = memory.begin(), *const g = x + c.cols * most, *const u = g + c.cols * most;
+  const Floats floats(kArrays * size + most);
+  F* memory[kArrays];
+  for (int i = 0; i < kArrays; ++i) memory[i] = reinterpret_cast<F*>(floats.begin() + i * size);
   int64_t good = c.steps;
   for (int64_t row = begin, chains; row < end; row += chains) {
     chains = block_of(end - row);
-    const Network energy{block, static_cast<int>(chains / W), u};
-    const int64_t count = std::min(chains, end - row);
-    good = std::min(good, Loop<Network, 0>::block(c, energy, row, count, reinterpret_cast<F*>(x),
-                                                  reinterpret_cast<F*>(g)));
+    const Network energy{block, static_cast<int>(chains / W), floats.begin() + kArrays * size};
+    good = std::min(good, take_steps<Move, 0>(c, energy, row, std::min(chains, end - row), memory));
   }
   return good;
+}
+
+int64_t chain_rows(const void* packed, const Chain& c, int64_t begin, int64_t end) {
+  const PackedMlp& net = *static_cast<const PackedMlp*>(packed);
+  switch (c.rule) {
+    case kMetropolis:
+      return blocks<Metropolis>(net, c, begin, end);
+    case kKinetic:
+      return blocks<Splitting>(net, c, begin, end);
+    default:
+      return blocks<Overdamped>(net, c, begin, end);
+  }
 }
 
 }  // namespace

@@ -14,21 +14,37 @@ import torch
 from torch import Tensor
 
 from . import backends
-from ._check import check_coefficient, check_step
-from ._mlp import mlp_of
-from ._types import ChainEnergy, ChainRecord, MlpSpec, StepSpec
+from ._check import check_range, refuse_tangents
+from ._mlp import mlp_of, unscaled
+from ._moves import taken
+from ._types import (
+    CARRIED,
+    AcceptSpec,
+    ChainEnergy,
+    ChainMove,
+    ChainRecord,
+    KineticSpec,
+    MlpSpec,
+    StepSpec,
+)
 from ._watch import Guard, Record
 from .energies._analytic import AnalyticEnergy
 from .gradient import EnergyGradient
 from .noise import Noise
-from .samplers import AniLA, Langevin
-from .samplers.langevin import LangevinState
+from .samplers import MALA, AniLA, KineticLangevin, Langevin
+from .samplers._rule import is_scheduled
+from .samplers.mala import MetropolisState, decided
 
 _SECONDS = 0.2  # of a block: as long as Ctrl-C and the progress bar wait
 _FIRST = 2**25  # coordinates of the first block, of which nobody knows the speed yet
 _SCHEDULED = 2**10  # steps of a block with a schedule, 4 us each or what the user's function takes
 _NETWORK_STEPS = 4  # fewer do not repay packing a network's weights for the kernel
 _WIDEST = 1024  # of a network's layers
+_COEFFICIENTS = {
+    "overdamped": StepSpec._fields[:3],
+    "metropolis": AcceptSpec._fields[:3],
+    "kinetic": 2 * KineticSpec._fields[:6],
+}
 _LARGEST = {
     "full_gaussian": 64,
     "full_mixture": 32,
@@ -49,38 +65,40 @@ class WholeChain:
     ) -> None:
         self.energy, self.rule, self.backend = energy, rule, backend
         self.guard, self.record = guard, record
+        self.scheduled = is_scheduled(rule)
         work = x.numel()
         if isinstance(energy, MlpSpec):  # 32 weights cost as much as a coordinate
             work += x.shape[0] * sum(size.numel() for size in _sizes(energy)) // 32
         self.block = max(1, _FIRST // work)
 
-    def advance(self, state: LangevinState, noise: Noise, most: int, *, kept: bool) -> int:
+    def advance(self, state: Any, noise: Noise, most: int, *, kept: bool) -> int:
         """Up to ``most`` steps in place, recorded if they are ``kept``; how many were taken.
 
-        None are where the next step is one for `step`: it goes wrong, or its schedule does.
+        None are where the next step is one for `step`: it goes wrong, or its schedule does, or the
+        rule learns from it.
         """
         record = self.record
-        if self.guard.overdue:
+        if self.guard.overdue or self._is_singular(state):
             return 0
-        steps = min(most, self.block, _SCHEDULED if self.rule.scheduled else most)
+        steps = min(most, self.block, _SCHEDULED if self.scheduled else most)
         schedule = None
-        if self.rule.scheduled:
+        if self.scheduled:
             schedule = self._schedule(state, steps)
             steps = schedule.shape[1]
         if not steps:
             return 0
-        step = self._step(state.x, state.step, noise)
-        written = [state.x, state.energy, *(record.totals() if kept else ())]
+        move = self._move(state)
+        written = [state.x, *_carried(state), *(record.totals() if kept else ())]
         before = [t.clone() for t in written]
         begin = time.perf_counter()
-        good = self._run(state, step, steps, schedule, kept)
+        good = self._run(state, move, noise, steps, schedule, kept)
         if good < steps:
             self.block = max(1, good)  # there may be more of them: each costs a block or two
             for t, old in zip(written, before, strict=True):
                 t.copy_(old)
             if good:
                 schedule = None if schedule is None else schedule[:, :good].contiguous()
-                again = self._run(state, step, good, schedule, kept)
+                again = self._run(state, move, noise, good, schedule, kept)
                 assert again == good
         elif steps == self.block:
             share = _SECONDS / max(time.perf_counter() - begin, 1e-9)
@@ -92,17 +110,26 @@ class WholeChain:
                 record.kept = record.count // record.keep_every
         return good
 
-    def step(self, state: LangevinState, noise: Noise) -> LangevinState:
+    def step(self, state: Any, noise: Noise) -> Any:
         """One step, wherever it leads, as a rule's."""
-        step = self._step(state.x, state.step, noise)
-        self._run(state, step, 1, None, kept=False, tolerant=True)
+        self._run(state, self._move(state), noise, 1, None, kept=False, tolerant=True)
         noise.advance()
+        if isinstance(state, MetropolisState):
+            return decided(state, getattr(self.rule, "target_acceptance", None))
         return state._replace(step=state.step + 1)
+
+    def _is_singular(self, state: Any) -> bool:
+        """Whether the next step is one by itself: the step size adapts, or a chain has none."""
+        if not isinstance(state, MetropolisState):
+            return False
+        adapts = state.adaptation is not None and not state.adaptation.done
+        return adapts or not bool((state.stats.finite | self.guard.frozen).all())
 
     def _run(
         self,
-        state: LangevinState,
-        step: StepSpec,
+        state: Any,
+        move: ChainMove,
+        noise: Noise,
         steps: int,
         schedule: Tensor | None,
         kept: bool,
@@ -120,54 +147,57 @@ class WholeChain:
                 trajectory,
                 record.keep_every or 1,
             )
-        frozen = guard.frozen if guard.any_frozen else None
-        energy = state.energy if frozen is None else torch.empty_like(state.energy)
-        good: int = self.backend.chain_(
-            state.x, self.energy, step, steps, schedule, energy, state.stats, frozen, room, tolerant
+        x = state.x
+        first, second = (
+            noise.position(x.shape[0], x.numel() // x.shape[0], p) for p in move.purposes
         )
-        if frozen is not None:  # whose energies stay what they were
-            torch.where(frozen, state.energy, energy, out=state.energy)
+        good: int = self.backend.chain_(
+            state,
+            self.energy,
+            move,
+            steps,
+            schedule,
+            first,
+            second.stream,
+            guard.frozen if guard.any_frozen else None,
+            room,
+            tolerant,
+        )
         return good
 
-    def _step(self, x: Tensor, k: int, noise: Noise) -> StepSpec:
-        """The coefficients and options of the step, checked as a step's are."""
-        given = self.rule.arguments(k)
-        low, high = given["clamp"] or (None, None)
-        position = noise.position(x.shape[0], x.numel() // x.shape[0])
-        return check_step(
-            x,
-            x,
-            given["drift"],
-            given["diffusion"],
-            given.get("max_grad_norm", float("inf")),
-            given.get("per") == "coordinate",
-            given.get("noise_power", 0.5),
-            given["reference_precision"],
-            -float("inf") if low is None else float(low),
-            float("inf") if high is None else float(high),
-            position,
-            None,
-        )
+    def _move(self, state: Any) -> ChainMove:
+        """The step after this state, its coefficients as a kernel takes them."""
+        x = state.x
+        move: ChainMove = self.rule.chain_move(state)
+        check_range(move.low, move.high, x.dtype)
+        refuse_tangents(x, *move.coefficients)
+        named = zip(_COEFFICIENTS[move.rule], move.coefficients, strict=True)
+        return move._replace(coefficients=tuple(taken(name, c, x) for name, c in named))
 
-    def _schedule(self, state: LangevinState, steps: int) -> Tensor:
-        """Drift and diffusion (2, n) of the next n <= steps steps, up to one without numbers.
+    def _schedule(self, state: Any, steps: int) -> Tensor:
+        """The coefficients (m, n), but for a bound, of the next n <= steps steps, up to one that
+        has not numbers alone.
 
-        All of them have noise, or none has.
+        What is 0 in one of them is 0 in all.
         """
-        pairs: list[list[float]] = []
+        rows: list[list[float]] = []
         for k in range(state.step, state.step + steps):
             try:
-                given = self.rule.arguments(k)
-                pair = given["drift"], given["diffusion"]
-                for name, value in zip(("drift", "diffusion"), pair, strict=True):
-                    check_coefficient(name, value, state.x, zero=name == "diffusion")
-                drift, diffusion = map(float, pair)
+                move = self._move(state._replace(step=k))
+                named = zip(_COEFFICIENTS[move.rule], move.coefficients, strict=True)
+                row = [float(c) for name, c in named if name != "max_grad_norm"]
             except Exception:  # whatever it is, the step itself will say so
                 break
-            if pairs and (diffusion == 0) != (pairs[0][1] == 0):
+            if rows and any((a == 0) != (b == 0) for a, b in zip(row, rows[0], strict=True)):
                 break
-            pairs.append([drift, diffusion])
-        return torch.tensor(pairs, dtype=torch.float64).view(-1, 2).mT.contiguous()
+            rows.append(row)
+        table = torch.tensor(rows, dtype=torch.float64)
+        return table.view(len(rows), -1 if rows else 1).mT.contiguous()
+
+
+def _carried(state: Any) -> list[Tensor]:
+    """What a kernel writes of a state besides x and its statistics."""
+    return [getattr(state, name) for name in CARRIED if hasattr(state, name)]
 
 
 def whole_chain(
@@ -190,13 +220,20 @@ def whole_chain(
     chosen: Any = backends.resolve(backend, x.device.type)
     if not hasattr(chosen, "chain_"):
         return f"the {chosen.__name__.rpartition('.')[2]} backend takes one step at a time"
-    if type(rule) not in (Langevin, AniLA) or getattr(rule, "correction", "none") != "none":
-        return "only Langevin and AniLA without correction have whole chains"
+    rules = Langevin, AniLA, MALA, KineticLangevin
+    if type(rule) not in rules or getattr(rule, "correction", "none") not in ("none", "metropolis"):
+        return (
+            "only Langevin, AniLA (without correction, or 'metropolis'), MALA and KineticLangevin"
+            " have whole chains"
+        )
     if record.trajectory is not None and not record.trajectory.is_cpu:
         return "the trajectory is kept elsewhere"
     known: ChainEnergy | MlpSpec | str
-    if isinstance(energy, AnalyticEnergy):
-        known = _formula(energy, gradient, x, chosen.CHAIN_COLUMNS)
+    inside = unscaled(energy)
+    if isinstance(inside, str):
+        known = inside
+    elif isinstance(inside[0], AnalyticEnergy):
+        known = _formula(inside[0], inside[1], x, chosen.CHAIN_COLUMNS)
     elif gradient.autocast is not None:
         known = "autocast is on"
     else:
@@ -206,17 +243,15 @@ def whole_chain(
     return known if isinstance(known, str) else WholeChain(known, rule, chosen, x, guard, record)
 
 
-def _formula(
-    energy: AnalyticEnergy, gradient: EnergyGradient, x: Tensor, most: int
-) -> ChainEnergy | str:
+def _formula(energy: AnalyticEnergy, factor: float, x: Tensor, most: int) -> ChainEnergy | str:
     known = energy.chain_energy()
-    if known is None or not gradient.knows:
+    if known is None or not EnergyGradient(energy).knows:
         return "the energy is none of langevin_ext.energies, as it was made"
     if x.shape[1:] != (energy.dim,):
         return f"the states are {tuple(x.shape)}, and the energy's (B, {energy.dim})"
     if energy.dim > most:
         return f"the states are {tuple(x.shape)}: whole chains are of (B, d <= {most})"
-    return known
+    return known._replace(factor=factor)
 
 
 def _pays(energy: ChainEnergy | MlpSpec, x: Tensor, steps: int) -> bool:

@@ -52,7 +52,7 @@ def check_step(
     refuse_tangents(x, grad, drift, diffusion, max_grad_norm)
     noise_power = check_noise_power(noise_power)
     reference_precision = check_number("reference_precision", reference_precision, zero=True)
-    _check_range(low, high, x.dtype)
+    check_range(low, high, x.dtype)
     check_coefficient("drift", drift, x)
     check_coefficient("diffusion", diffusion, x, zero=True)
     check_coefficient("max_grad_norm", max_grad_norm, x, infinite=True)
@@ -147,7 +147,7 @@ def check_noise_power(value: object) -> float:
     return power
 
 
-def _check_range(low: float, high: float, dtype: torch.dtype) -> None:
+def check_range(low: float, high: float, dtype: torch.dtype) -> None:
     if not low < high:
         raise ArgumentError(f"clamp={(low, high)!r}: give numbers lo < hi, either of them None")
     if dtype == torch.float32 and (low > _FLOAT32_MAX or high < -_FLOAT32_MAX):

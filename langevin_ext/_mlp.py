@@ -40,17 +40,29 @@ def mlp_of(energy: object, x: Tensor) -> MlpSpec | str:
     """
     try:
         _check_surroundings(x)
-        factor: float = 1.0
-        if type(energy) is Scaled:
-            _check_untouched(energy)
-            factor, energy = energy.factor, energy.energy
-            if type(factor) not in (float, int):
-                raise _Refused(f"its factor is {_kind(factor)}, not a number")
+        energy, factor = _unscaled(energy)
         if not isinstance(energy, nn.Module) or type(energy) not in (nn.Sequential, nn.Linear):
             raise _Refused(f"the energy is {_kind(energy)}, not an nn.Sequential")
         return MlpSpec(_layers([*_parts(energy)], x), factor)
     except _Refused as reason:
         return str(reason)
+
+
+def unscaled(energy: object) -> tuple[object, float] | str:
+    """What is in a `Scaled`, or the energy itself, and the factor; or why that is torch's."""
+    try:
+        return _unscaled(energy)
+    except _Refused as reason:
+        return str(reason)
+
+
+def _unscaled(energy: object) -> tuple[object, float]:
+    if type(energy) is not Scaled:
+        return energy, 1.0
+    _check_untouched(energy)
+    if type(energy.factor) not in (float, int):
+        raise _Refused(f"its factor is {_kind(energy.factor)}, not a number")
+    return energy.energy, float(energy.factor)
 
 
 def _layers(parts: list[nn.Module], x: Tensor) -> tuple[MlpLayer, ...]:

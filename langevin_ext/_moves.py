@@ -41,9 +41,9 @@ def propose_(
 ) -> None:
     """x - a gamma g + s gamma**(1/2) xi to ``out``, in one pass."""
     step = StepSpec(
-        drift=_taken("drift", drift, x),
-        diffusion=_taken("diffusion", diffusion, x),
-        max_grad_norm=_taken("max_grad_norm", max_grad_norm, x),
+        drift=taken("drift", drift, x),
+        diffusion=taken("diffusion", diffusion, x),
+        max_grad_norm=taken("max_grad_norm", max_grad_norm, x),
         per_coordinate=False,
         noise_power=0.5,
         reference_precision=0.0,
@@ -73,9 +73,9 @@ def accept_(
     """
     x = at.x
     spec = AcceptSpec(
-        drift=_taken("drift", drift, x),
-        diffusion=_taken("diffusion", diffusion, x),
-        max_grad_norm=_taken("max_grad_norm", max_grad_norm, x),
+        drift=taken("drift", drift, x),
+        diffusion=taken("diffusion", diffusion, x),
+        max_grad_norm=taken("max_grad_norm", max_grad_norm, x),
         log_ratio=log_ratio,
         position=_place(noise, Purpose.ACCEPT, x),
     )
@@ -102,18 +102,18 @@ def kinetic_(
     """v -= kick g;  x += drift v;  v = keep v + spread xi;  v -= second_kick g;
     x += second_drift v, in place and in one pass; see `KineticSpec`."""
     spec = KineticSpec(
-        kick=_taken("kick", kick, x),
-        drift=_taken("drift", drift, x),
-        keep=_taken("keep", keep, x),
-        spread=_taken("spread", spread, x),
-        second_kick=_taken("second_kick", second_kick, x),
-        second_drift=_taken("second_drift", second_drift, x),
+        kick=taken("kick", kick, x),
+        drift=taken("drift", drift, x),
+        keep=taken("keep", keep, x),
+        spread=taken("spread", spread, x),
+        second_kick=taken("second_kick", second_kick, x),
+        second_drift=taken("second_drift", second_drift, x),
         position=None if noise is None else _place(noise, purpose, x),
     )
     backends.resolve(backend, x.device.type).kinetic_(x, v, grad, spec, energies, stats)
 
 
-def _taken(name: str, value: Coefficient, x: Tensor) -> Coefficient:
+def taken(name: str, value: Coefficient, x: Tensor) -> Coefficient:
     """A checked coefficient."""
     # Nearly all are numbers in this range, and have nothing to be asked.
     if type(value) is float and (1e-30 < value < 1e30 or value in (0, _INFINITY)):

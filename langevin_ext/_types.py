@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -231,6 +232,29 @@ class ChainEnergy(NamedTuple):
     components: int
     numbers: Tensor
     """float64, one-dimensional, on the host: what csrc/energies.h lists for this kind."""
+    factor: float = 1.0
+    """That it is multiplied by."""
+
+
+class ChainMove(NamedTuple):
+    """A step as a kernel of whole chains knows it; csrc/chain.h has the equations."""
+
+    rule: str
+    """"overdamped", "metropolis" or "kinetic"."""
+    coefficients: tuple[Coefficient, ...]
+    """As csrc/chain.h lists them; a number, or a contiguous (B,) tensor in the state's dtype."""
+    purposes: tuple[int, int]
+    """Streams of noise of the step, and of its second draw."""
+    noisy: bool = True
+    reference_precision: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+    noise_power: float = 0.5
+    per_coordinate: bool = False
+
+
+CARRIED = "energy", "grad", "velocity", "proposal", "log_ratio", "accepted"
+"""Tensors of a rule's state, besides x and its statistics, that whole chains carry on."""
 
 
 class ChainRecord(NamedTuple):

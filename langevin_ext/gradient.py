@@ -259,7 +259,9 @@ def _is_live(part: nn.Module | nn.Parameter) -> bool:
 
 
 def _set_live(part: nn.Module | nn.Parameter, live: bool) -> None:
-    if isinstance(part, nn.Module):
-        part.training = live
-    else:
+    if not isinstance(part, nn.Module):
         part.requires_grad_(live)
+    elif type(part).__setattr__ is nn.Module.__setattr__:  # which looks for parameters, for 3 us
+        object.__setattr__(part, "training", live)
+    else:
+        part.training = live

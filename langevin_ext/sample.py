@@ -205,9 +205,11 @@ def _begin(
                 raise DeviceError(f"the energy is on {p.device}, the chains on {x0.device}")
             break
     noise.position(x0.shape[0], 1)
-    bad = ~x0.flatten(1).isfinite().all(1) if x0.dim() > 1 else ~x0.isfinite()
-    if bool(bad.any()):
-        chains_ = bad.nonzero().flatten().tolist()
+    chains_: list[int] = []
+    if not bool(x0.sum().isfinite()):  # a sixth of the time of looking at each, or in vain
+        finite = x0.flatten(1).isfinite().all(1) if x0.dim() > 1 else x0.isfinite()
+        chains_ = (~finite).nonzero().flatten().tolist()
+    if chains_:
         raise NonFiniteError(f"x0 is not finite in {name_chains(chains_)}", step=0, chains=chains_)
     x = x0.detach().clone(memory_format=torch.contiguous_format)
     with _named_errors("at x0"):

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from .. import _C  # type: ignore[attr-defined]  # built by setup.py; its loader reports its absence
 from .._types import (
+    CARRIED,
     NOWHERE,
     AcceptSpec,
     ChainEnergy,
+    ChainMove,
     ChainRecord,
     Coefficient,
     Decision,
@@ -37,6 +39,9 @@ where torch lacks DLPack's C exchange API. The step then goes the long way, thro
 
 CHAIN_ENERGIES: tuple[str, ...] = _C.chain_energies
 """The analytic energies that have whole chains."""
+
+CHAIN_RULES: tuple[str, ...] = _C.chain_rules
+"""What `ChainMove.rule` may be."""
 
 CHAIN_COLUMNS, CHAIN_COMPONENTS = _C.chain_limits
 """The most coordinates and components of those."""
@@ -155,65 +160,68 @@ def kinetic_(
 
 
 def chain_(
-    x: Tensor,
+    state: Any,
     energy: ChainEnergy | MlpSpec,
-    step: StepSpec,
+    move: ChainMove,
     steps: int,
     schedule: Tensor | None,
-    value: Tensor,
-    stats: StepStats,
+    position: Position,
+    second_stream: int,
     frozen: Tensor | None,
     record: ChainRecord | None,
     tolerant: bool,
 ) -> int:
-    """Many steps of x (B, ...) down an energy, in place; how many left all chains finite.
+    """Many steps of a rule's state down an energy, in place; how many left all chains finite.
 
-    With fewer than ``steps`` of them, what was to be written is in no certain state. ``value`` (B,)
-    and ``stats`` are of the last step, ``schedule`` (2, steps) float64 has drift and diffusion of
-    each, ``frozen`` (B,) bool says who stays. A ``tolerant`` call goes on whatever happens.
+    With fewer than ``steps`` of them, what was to be written is in no certain state. The state's
+    energy and statistics become those of the last step, ``schedule`` (m, steps) float64 has the
+    move's first m coefficients at each, ``frozen`` (B,) bool says who stays. A ``tolerant`` call
+    goes on whatever happens.
     """
-    position = step.position
+    x = state.x
     first, sums, mean, squares, trajectory, every = record or (0, None, None, None, None, 1)
-    totals = (None, None, None) if sums is None else sums[:3]
-    written = value, *stats, *totals, mean, squares, trajectory
-    at = [0 if t is None else t.data_ptr() for t in written]
-    drifts, diffusions = (None, None) if schedule is None else schedule
+    totals = (None,) * 4 if sums is None else sums[:4]
+    of_state = [getattr(state, name, None) for name in CARRIED]
     return int(
         _C.chain(
             x.dtype == torch.float64,
             network(energy) if isinstance(energy, MlpSpec) else _formula(energy),
-            x.data_ptr(),
+            (
+                CHAIN_RULES.index(move.rule),
+                [c if type(c) is float else _float_or_address(c) for c in move.coefficients],
+                _address(schedule),
+                0 if schedule is None else len(schedule),
+                move.reference_precision,
+                move.low,
+                move.high,
+                int(2 * move.noise_power),
+                move.per_coordinate,
+                move.noisy,
+                second_stream,
+            ),
+            tuple(map(_address, (x, *of_state, *state.stats, frozen))),
+            (first, *map(_address, (*totals, mean, squares, trajectory)), every),
             x.shape[0],
             x.numel() // x.shape[0],
             steps,
-            *[c if type(c) is float else _float_or_address(c) for c in step[:3]],
-            0 if drifts is None else drifts.data_ptr(),
-            0 if diffusions is None else diffusions.data_ptr(),
-            step.reference_precision,
-            step.low,
-            step.high,
-            int(2 * step.noise_power),
-            step.per_coordinate,
-            position is not None,
-            *(position.on_host() if position else NOWHERE)[:4],
-            0 if frozen is None else frozen.data_ptr(),
+            *position.on_host()[:4],
             tolerant,
-            *at[:4],
-            first,
-            *at[4:],
-            every,
             torch.get_num_threads(),
         )
     )
 
 
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
 _ACTIVATIONS = "identity", "relu", "leaky", "silu", "tanh", "softplus"  # as csrc/mlp.h counts
 
 
-def _formula(energy: ChainEnergy) -> tuple[int, int, int, int]:
+def _formula(energy: ChainEnergy) -> tuple[int, int, int, int, float]:
     """An analytic energy as the kernels take it; its tensor must outlive the call."""
     kind, numbers = CHAIN_ENERGIES.index(energy.kind), energy.numbers
-    return kind, energy.components, numbers.data_ptr(), numbers.numel()
+    return kind, energy.components, numbers.data_ptr(), numbers.numel(), energy.factor
 
 
 def network(spec: MlpSpec) -> tuple[list[tuple[float, ...]], float]:

@@ -6,10 +6,10 @@ and consumes exactly one position of the noise. A state is a NamedTuple with at 
 
 What `sample` knows of besides, where a state or a rule has it: ``log_ratio`` (B,), of acceptance;
 ``weight`` (B,), of the chains at x; ``adaptation``, with ``step_size`` and whether it is ``done``;
-``state_type``, of the states that the rule goes on from; and two methods from state to state:
-``end_burn_in``, called when burn-in ends, and ``resume(state, energy)``, called where chains go on,
-perhaps on another energy. Tensors (B, ...) at the top of a state go back with x where a chain is
-frozen or restarted.
+``state_type``, of the states that the rule goes on from; ``chain_move(state)``, the step as kernels
+of whole chains know it; and two methods from state to state: ``end_burn_in``, called when burn-in
+ends, and ``resume(state, energy)``, called where chains go on, perhaps on another energy. Tensors
+(B, ...) at the top of a state go back with x where a chain is frozen or restarted.
 """
 
 from __future__ import annotations
@@ -106,6 +106,11 @@ def check_schedule(
             raise StepSizeError(f"{name} has values that are not {range_}: {value}")
     elif not callable(value):
         check_number(name, value, zero=zero, infinite=infinite)
+
+
+def is_scheduled(rule: Rule) -> bool:
+    """Whether an option of the rule is a function of the step's number."""
+    return any(callable(value) and not isinstance(value, Tensor) for value in vars(rule).values())
 
 
 def check_fit(x: Tensor, **values: Schedule | None) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from .._check import as_number, check_noise_power, check_per, check_state
 from .._moves import point, propose_
-from .._types import Clamp, Coefficient, Energy, Per, StepStats
+from .._types import ChainMove, Clamp, Coefficient, Energy, Per, StepStats
 from ..errors import ArgumentError, NonFiniteError
 from ..gradient import EnergyGradient, undisturbed
 from ..noise import Noise
@@ -38,15 +38,16 @@ from ._rule import ChainState, Schedule, check_fit, check_schedule, norms
 from .langevin import (
     LangevinState,
     check_overdamped,
-    is_scheduled,
     overdamped_coefficients,
     overdamped_init,
+    overdamped_move,
     overdamped_step,
 )
 from .mala import (
     MetropolisState,
     metropolis_init,
     metropolis_langevin_step,
+    metropolis_move,
     metropolis_resume,
 )
 
@@ -196,10 +197,12 @@ class AniLA:
             "clamp": self.clamp,
         }
 
-    @property
-    def scheduled(self) -> bool:
-        """Whether its coefficients vary from step to step."""
-        return is_scheduled(self.step_size, self.temperature, self.noise_std)
+    def chain_move(self, state: Any) -> ChainMove | None:
+        """The step after this state, for kernels of whole chains; which know no other correction
+        than "metropolis"."""
+        if self.correction == "metropolis":
+            return metropolis_move(state, self.step_size, self.threshold, None)
+        return overdamped_move(**self.arguments(state.step)) if self.correction == "none" else None
 
     def _step_with_weights(
         self, state: WeightedState, energy: EnergyGradient, noise: Noise, backend: str

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from .._moves import kinetic_, point
-from .._types import Coefficient, StepStats
+from .._types import ChainMove, Coefficient, KineticSpec, StepStats
 from ..errors import ArgumentError
 from ..gradient import EnergyGradient
 from ..noise import Noise, Purpose
@@ -123,35 +123,43 @@ class KineticLangevin:
     ) -> KineticState:
         """One step of every chain."""
         state = cast(KineticState, state)
-        h = at_step("step_size", self.step_size, state.step, state.x)
-        temperature = at_step("temperature", self.temperature, state.step, state.x)
-        friction = at_step("friction", self.friction, state.step)
-        share = h / 2 if self.scheme == "obabo" else h
-        fluctuation = _fluctuation(friction * share, temperature)
-        fluctuation |= {"noise": noise, "backend": backend}
-        half = h / 2
+        first, second = self.passes(state.step, state.x)
         # Copies: where the energy raises, half-way, the state is still that of whole steps.
         x, v, stats = state.x.clone(), state.velocity.clone(), state.stats
-
-        if self.scheme == "baoab":
-            kinetic_(x, v, state.grad, kick=half, drift=half, second_drift=half, **fluctuation)
-            at = point(*energy(x), x)
-            kinetic_(x, v, at.grad, kick=half, stats=stats, backend=backend)
-        elif self.scheme == "aboba":
-            kinetic_(x, v, None, drift=half, backend=backend)
-            at = point(*energy(x), x)
-            kinetic_(
-                x, v, at.grad, kick=half, second_kick=half, second_drift=half, stats=stats,
-                **fluctuation,
-            )  # fmt: skip
-        else:
-            kinetic_(x, v, state.grad, second_kick=half, second_drift=h, **fluctuation)
-            at = point(*energy(x), x)
-            kinetic_(
-                x, v, at.grad, kick=half, stats=stats, purpose=Purpose.SECOND_KICK, **fluctuation
-            )
+        drawn = [noise if "spread" in given else None for given in (first, second)]
+        kinetic_(x, v, state.grad, **first, noise=drawn[0], backend=backend)
+        at = point(*energy(x), x)
+        kinetic_(x, v, at.grad, **second, noise=drawn[1], stats=stats, backend=backend)
         noise.advance()
         return KineticState(x, at.energy, at.grad, v, stats, state.step + 1)
+
+    def passes(self, step: int, x: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What `kinetic_` is given at a step on chains at x, before the gradient and after it."""
+        h = at_step("step_size", self.step_size, step, x)
+        temperature = at_step("temperature", self.temperature, step, x)
+        friction = at_step("friction", self.friction, step)
+        share = h / 2 if self.scheme == "obabo" else h
+        fluctuation = _fluctuation(friction * share, temperature)
+        half = h / 2
+        if self.scheme == "baoab":
+            before = {"kick": half, "drift": half, **fluctuation, "second_drift": half}
+            return before, {"kick": half}
+        if self.scheme == "aboba":
+            after = {"kick": half, **fluctuation, "second_kick": half, "second_drift": half}
+            return {"drift": half}, after
+        after = {"kick": half, **fluctuation, "purpose": Purpose.SECOND_KICK}
+        return {**fluctuation, "second_kick": half, "second_drift": h}, after
+
+    def chain_move(self, state: Any) -> ChainMove:
+        """The step after this state, for kernels of whole chains."""
+        passes = self.passes(state.step, state.x)
+        coefficients = [
+            given.get(name, 1.0 if name == "keep" else 0.0)
+            for given in passes
+            for name in KineticSpec._fields[:6]
+        ]
+        purposes = [given.get("purpose", Purpose.DIFFUSION) for given in passes]
+        return ChainMove("kinetic", tuple(coefficients), (purposes[0], purposes[1]))
 
 
 def _fluctuation(decay: Coefficient, temperature: Coefficient) -> dict[str, Any]:

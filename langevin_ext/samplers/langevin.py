@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .._check import check_clamp, check_number
-from .._types import Clamp, Coefficient, StepStats
+from .._types import ChainMove, Clamp, Coefficient, StepStats
 from ..gradient import EnergyGradient
-from ..noise import Noise
+from ..noise import Noise, Purpose
 from ..step import langevin_step_
 from ._rule import Schedule, at_step, check_fit, check_schedule
 
@@ -32,11 +32,6 @@ class LangevinState(NamedTuple):
     energy: Tensor
     stats: StepStats
     step: int
-
-
-def is_scheduled(*values: Schedule | None) -> bool:
-    """Whether one of them is a function of the step's number."""
-    return any(callable(value) and not isinstance(value, Tensor) for value in values)
 
 
 def overdamped_init(x: Tensor) -> LangevinState:
@@ -62,6 +57,30 @@ def overdamped_step(
     if silent:
         noise.advance()  # one position a step, drawn from or not
     return LangevinState(state.x, value, state.stats, state.step + 1)
+
+
+def overdamped_move(
+    drift: Coefficient,
+    diffusion: Coefficient,
+    reference_precision: float,
+    clamp: Clamp | None,
+    max_grad_norm: Coefficient = math.inf,
+    per: str = "sample",
+    noise_power: float = 0.5,
+) -> ChainMove:
+    """A step of `langevin_step_` with these arguments, for kernels of whole chains."""
+    low, high = clamp or (None, None)
+    return ChainMove(
+        "overdamped",
+        (drift, diffusion, max_grad_norm),
+        (Purpose.DIFFUSION, Purpose.DIFFUSION),
+        isinstance(diffusion, Tensor) or diffusion != 0,
+        reference_precision,
+        -math.inf if low is None else float(low),
+        math.inf if high is None else float(high),
+        noise_power,
+        per == "coordinate",
+    )
 
 
 def check_overdamped(
@@ -172,7 +191,6 @@ class Langevin:
             "clamp": self.clamp,
         }
 
-    @property
-    def scheduled(self) -> bool:
-        """Whether its coefficients vary from step to step."""
-        return is_scheduled(self.step_size, self.temperature, self.noise_std)
+    def chain_move(self, state: Any) -> ChainMove:
+        """The step after this state, for kernels of whole chains."""
+        return overdamped_move(**self.arguments(state.step))

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from .._moves import accept_, point, propose_, room_for_decision
-from .._types import Coefficient, Decision, Point, StepStats
+from .._types import ChainMove, Coefficient, Decision, Point, StepStats
 from ..errors import ArgumentError
 from ..gradient import EnergyGradient
-from ..noise import Noise
+from ..noise import Noise, Purpose
 from ._adapt import DualAveraging, check_target
 from ._rule import Schedule, at_step, check_fit, check_schedule, norms
 
@@ -141,6 +141,15 @@ def metropolis_langevin_step(
     return decided(state, target)
 
 
+def metropolis_move(
+    state: MetropolisState, step_size: Schedule, threshold: Coefficient, target: float | None
+) -> ChainMove:
+    """The step of `metropolis_langevin_step` after this state, for kernels of whole chains."""
+    h = step_size_now(state, step_size, target)
+    purposes = Purpose.DIFFUSION, Purpose.ACCEPT
+    return ChainMove("metropolis", (h / 2, h**0.5, threshold), purposes)
+
+
 @dataclass(frozen=True)
 class MALA:
     """The Metropolis-adjusted Langevin algorithm (the module's docstring has the equation).
@@ -189,6 +198,10 @@ class MALA:
             threshold=float("inf"),
             target=self.target_acceptance,
         )
+
+    def chain_move(self, state: Any) -> ChainMove:
+        """The step after this state, for kernels of whole chains."""
+        return metropolis_move(state, self.step_size, float("inf"), self.target_acceptance)
 
     def end_burn_in(self, state: Any) -> MetropolisState:
         """Fix the adapted step sizes."""
