@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Measure
-from langevin_ext import Langevin, sample
+from langevin_ext import MALA, KineticLangevin, Langevin, sample
 from langevin_ext.energies import (
     DoubleWell,
     EightGaussians,
@@ -29,6 +29,7 @@ from langevin_ext.energies import (
     QuadraticWell,
     Rings,
 )
+from test_rules import FRICTION, baoab, mala
 from test_sample import mlp
 
 H = 0.01
@@ -48,6 +49,11 @@ class Case(NamedTuple):
     shape: tuple[int, int]
     steps: int = 100
     """In one call, so that what a call costs once is shared as it is in use."""
+    rule: str = "Langevin"
+
+    @property
+    def name(self) -> str:
+        return self.energy if self.rule == "Langevin" else f"{self.energy}, {self.rule}"
 
 
 FORMULAS = [
@@ -63,26 +69,41 @@ NETWORKS = [
     Case("MLP 20-128-128-1", lambda: mlp(20, 128, 128, 1), (100, 20)),
     Case("MLP 784-256-256-1", lambda: mlp(784, 256, 256, 1), (64, 784)),
 ]
+OTHER_RULES = [
+    Case("eight Gaussians", EightGaussians, (10_000, 2), rule="MALA"),
+    Case("eight Gaussians", EightGaussians, (10_000, 2), rule="BAOAB"),
+]
 CASES = FORMULAS + NETWORKS
 
 
-# ---- the contenders: build(energy, x, steps) -> Run --------------------------------------------
+# ---- the contenders: build(energy, x, steps, rule) -> Run --------------------------------------
+
+RULES = {"Langevin": Langevin(H), "MALA": MALA(H), "BAOAB": KineticLangevin(H, FRICTION)}
 
 
-def ours(energy: nn.Module, x: Tensor, steps: int) -> Run:
+def ours(energy: nn.Module, x: Tensor, steps: int, rule: str = "Langevin") -> Run:
     """One call; where no kernel knows the energy it is an error."""
-    rule = Langevin(H)
-    return lambda: sample(energy, x, rule, steps, seed=0, whole_chain=True, backend="native").x
+    by, options = RULES[rule], {"whole_chain": True, "backend": "native"}
+    return lambda: sample(energy, x, by, steps, seed=0, **options).x
 
 
-def ours_step_by_step(energy: nn.Module, x: Tensor, steps: int) -> Run:
+def ours_step_by_step(energy: nn.Module, x: Tensor, steps: int, rule: str = "Langevin") -> Run:
     """The gradient by torch (an analytic energy's closed form, a network's autograd), our step."""
-    rule = Langevin(H)
-    return lambda: sample(energy, x, rule, steps, seed=0, whole_chain=False, backend="native").x
+    by, options = RULES[rule], {"whole_chain": False, "backend": "native"}
+    return lambda: sample(energy, x, by, steps, seed=0, **options).x
 
 
-def loop(energy: nn.Module, x: Tensor, steps: int) -> Run:
+def loop(energy: nn.Module, x: Tensor, steps: int, rule: str = "Langevin") -> Run:
     """What a researcher writes."""
+
+    def gradient(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        value = energy(x)
+        return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+    if rule != "Langevin":
+        by_hand = {"MALA": mala, "BAOAB": baoab}[rule]
+        return lambda: by_hand(gradient, x, steps)
 
     def run() -> Tensor:
         y = x.clone()
@@ -143,6 +164,7 @@ CONTENDERS = {
     "torchebm": torchebm,
 }
 ON_TWO = {"ours": ours}
+BY_HAND = {name: CONTENDERS[name] for name in ("ours", "step-by-step", "loop")}
 LIMITS = {"registers": registers}
 PACKAGES = {"jax": "jax", "torchebm": "torchebm", "loop": "torch"}  # else langevin_ext
 
@@ -257,6 +279,11 @@ def test_jax_has_one_core() -> None:
         for threads, contenders in ((1, CONTENDERS), (2, ON_TWO))
         for case in CASES
         for name in (*contenders, *(LIMITS if case in FORMULAS else ()))
+    ]
+    + [
+        pytest.param(case, name, 1, id=f"{case.name}-{name}-1t")
+        for case in OTHER_RULES
+        for name in BY_HAND
     ],
     indirect=["threads"],
 )
@@ -264,13 +291,15 @@ def test_chain(measure: Measure, case: Case, name: str, threads: int) -> None:
     package = PACKAGES.get(name, "langevin_ext")
     pytest.importorskip(package)
     energy, x = start(case)
+    build: Any = (CONTENDERS | LIMITS)[name]
+    of_rule = {} if case.rule == "Langevin" else {"rule": case.rule}
     measure(
-        (CONTENDERS | LIMITS)[name](energy, x, case.steps),
+        build(energy, x, case.steps, **of_rule),
         suite="chains-cpu",
         steps=case.steps,
         contender=name,
         library=f"{package} {version(package)}",
-        energy=case.energy,
+        energy=case.name,
         shape="x".join(map(str, case.shape)),
         threads=threads,
         dtype="float32",
