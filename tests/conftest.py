@@ -31,6 +31,8 @@ native: Any = None if NO_NATIVE else importlib.import_module("langevin_ext.backe
 ISAS: tuple[str, ...] = () if NO_NATIVE else native.isas
 ENGINES = ("reference", *(f"native-{isa}" for isa in ISAS)) if ON_CPU else ("reference", "triton")
 """Every (backend, instruction set) of the device."""
+WAYS = (True, False) if ON_CPU and not NO_NATIVE else (False,)
+"""By whole chains, where there are any, and step by step."""
 HOST_ONLY = {
     "test_bad_input.py", "test_build.py", "test_checkpoint.py", "test_codegen.py",
     "test_data_and_metrics.py", "test_imports.py", "test_plain_step.py", "test_planted_bugs.py",

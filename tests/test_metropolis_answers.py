@@ -14,7 +14,7 @@ from langevin_ext import HMC, MALA, AniLA, sample
 from langevin_ext.energies import Gaussian
 from langevin_ext.testing import Checks, Kernel1D
 
-from .conftest import chains
+from .conftest import WAYS, chains
 from .lines import LINES, STANDARD
 
 INF = math.inf
@@ -35,8 +35,9 @@ def anila(b: float, h: float) -> AniLA:
         (INF, 1.0, None, 0.4739), (INF, 0.1, None, 0.9490),
     ],
 )  # fmt: skip
+@pytest.mark.parametrize("whole", WAYS)
 def test_acceptance_and_rate_on_a_standard_normal(
-    b: float, h: float, acceptance: float | None, rate: float | None, seed: int
+    b: float, h: float, acceptance: float | None, rate: float | None, whole: bool, seed: int
 ) -> None:
     """AniLA's by quadrature, MALA's at b = inf; of the chains exactly these."""
     rule = MALA(h) if b == INF else anila(b, h)
@@ -46,7 +47,7 @@ def test_acceptance_and_rate_on_a_standard_normal(
     assert acceptance is None or round(exact, 3) == acceptance
     assert rate is None or round(slowest, 4) == rate
     x0 = STANDARD.energy.draw(n, seed)
-    run = sample(STANDARD.energy, x0, rule, 8, seed=1000 + seed, keep_every=1)
+    run = sample(STANDARD.energy, x0, rule, 8, seed=1000 + seed, keep_every=1, whole_chain=whole)
     assert run.trajectory is not None
     assert run.stats.acceptance is not None
     checks.gaussian(run.x[:, 0], 0.0, 1.0)
@@ -72,11 +73,17 @@ def slowest_function(kernel: Kernel1D, law: np.ndarray) -> Callable[[np.ndarray]
     return interpolate.CubicSpline(kernel.x, f)
 
 
-@pytest.mark.parametrize(
-    "rule", [MALA(1.0), MALA(2.5), anila(0.5, 1.0), anila(1.0, 3.0), HMC(1.0, 1)], ids=str
-)
+def both_ways(*rules: Any) -> Any:
+    """Of whole chains those that have them."""
+    cases = [(rule, way) for rule in rules for way in WAYS if not (way and isinstance(rule, HMC))]
+    return pytest.mark.parametrize(("rule", "whole"), cases, ids=str)
+
+
+@both_ways(MALA(1.0), MALA(2.5), anila(0.5, 1.0), anila(1.0, 3.0), HMC(1.0, 1))
 @pytest.mark.parametrize("law", ["standard", "mixture"])
-def test_the_law_on_the_way_is_that_of_the_kernel(law: str, rule: Any, seed: int) -> None:
+def test_the_law_on_the_way_is_that_of_the_kernel(
+    law: str, rule: Any, whole: bool, seed: int
+) -> None:
     """From N(1, 2^2), after one step and three: refusals are in the law then."""
     line, n, checks = LINES.get(law, STANDARD), chains(100_000), Checks(4)
     wide = line._replace(span=(-12.0, 14.0))
@@ -84,7 +91,7 @@ def test_the_law_on_the_way_is_that_of_the_kernel(law: str, rule: Any, seed: int
     kernel = wide.kernel(as_mala, tolerance=1e-5)
     start = kernel.law(lambda x: np.exp(-((x - 1) ** 2) / 8))
     x0 = Gaussian(1.0, std=2.0).draw(n, seed)
-    run = sample(line.energy, x0, rule, 3, seed=1000 + seed, keep_every=1)
+    run = sample(line.energy, x0, rule, 3, seed=1000 + seed, keep_every=1, whole_chain=whole)
     assert run.trajectory is not None
     for k in (1, 3):
         x, after = run.trajectory[k - 1, :, 0], kernel.after(k, start)
@@ -136,15 +143,13 @@ def test_closed_forms_agree() -> None:
 
 
 @pytest.mark.parametrize("d", [1, 3, 128])
-@pytest.mark.parametrize(
-    "rule", [MALA(0.3), MALA(1.5), HMC(0.25, 1), HMC(0.6, 2), HMC(1.9, 5)], ids=str
-)
-def test_acceptance_on_a_normal_law(rule: Any, d: int, seed: int) -> None:
+@both_ways(MALA(0.3), MALA(1.5), HMC(0.25, 1), HMC(0.6, 2), HMC(1.9, 5))
+def test_acceptance_on_a_normal_law(rule: Any, whole: bool, d: int, seed: int) -> None:
     """The closed form, in any dimension."""
     n, hmc, checks = chains(200_000 // d), isinstance(rule, HMC), Checks(2)
     h, steps = (rule.step_size, rule.leapfrog_steps) if hmc else (math.sqrt(rule.step_size), 1)
     energy, exact = Gaussian([0.0] * d), acceptance_on_a_normal_law(h, steps, d)
-    run = sample(energy, energy.draw(n, seed), rule, 2, seed=1000 + seed)
+    run = sample(energy, energy.draw(n, seed), rule, 2, seed=1000 + seed, whole_chain=whole)
     assert run.stats.acceptance is not None
     checks.bounded_mean(run.stats.acceptance, exact, 0, 1)
     checks.probability(run.state.chains.accepted.sum(), n, exact)

@@ -1,5 +1,7 @@
 """Rules that accept or reject sample exp(-U) at every step size, and accept as often as they must.
 
+Those that have whole chains are taken by these and step by step: two implementations.
+
 Chains start in exact draws, so that after any number of steps they are draws of the same law; or
 in another law, and then the law after k steps is known by quadrature of the kernel.
 """
@@ -21,7 +23,7 @@ from langevin_ext import HMC, MALA, AniLA, Noise, sample
 from langevin_ext.energies import Gaussian, GaussianMixture
 from langevin_ext.testing import Checks, rank_test, rule_step
 
-from .conftest import chains
+from .conftest import WAYS, chains
 from .lines import LINES
 
 INF = math.inf
@@ -44,15 +46,20 @@ STEPS = {
 }  # fmt: skip
 
 
+BOTH = [(name, whole) for name in STEPS for whole in WAYS if not (whole and name == "HMC")]
+
+
 @pytest.mark.parametrize("law", LINES)
-@pytest.mark.parametrize("name", STEPS)
-def test_the_law_on_the_line_stays(name: str, law: str, seed: int) -> None:
+@pytest.mark.parametrize(("name", "whole"), BOTH)
+def test_the_law_on_the_line_stays(name: str, whole: bool, law: str, seed: int) -> None:
     """After 1, 5 and 20 steps; acceptance is that of the quadrature."""
     line, n, checks = LINES[law], chains(100_000), Checks(21)
     make, sizes = STEPS[name][0], STEPS[name][1][law]
     x0 = line.energy.draw(n, seed)
     for h, nominal in zip(sizes, (0.9, 0.6, 0.3), strict=True):
-        run = sample(line.energy, x0, make(h), 20, seed=1000 + seed, keep_every=1)
+        run = sample(
+            line.energy, x0, make(h), 20, seed=1000 + seed, keep_every=1, whole_chain=whole
+        )
         assert run.trajectory is not None
         assert run.stats.acceptance is not None
         for k in (1, 5, 20):
@@ -106,8 +113,8 @@ SPACE_STEPS: dict[str, tuple[Callable[[float], Any], tuple[float, ...]]] = {
 
 
 @pytest.mark.parametrize("law", SPACES)
-@pytest.mark.parametrize("name", SPACE_STEPS)
-def test_the_law_in_space_stays(name: str, law: str, seed: int) -> None:
+@pytest.mark.parametrize(("name", "whole"), BOTH)
+def test_the_law_in_space_stays(name: str, whole: bool, law: str, seed: int) -> None:
     """Every projection after 1, 5 and 20 steps; and no chain's decision is another one's."""
     space, n = SPACES[law], chains(50_000)
     make, sizes = SPACE_STEPS[name]
@@ -116,7 +123,9 @@ def test_the_law_in_space_stays(name: str, law: str, seed: int) -> None:
     checks = Checks(len(sizes) * (3 * len(directions) + 2))
     x0 = space.energy.draw(n, seed)
     for h in sizes:
-        run = sample(space.energy, x0, make(h), 20, seed=1000 + seed, keep_every=1)
+        run = sample(
+            space.energy, x0, make(h), 20, seed=1000 + seed, keep_every=1, whole_chain=whole
+        )
         assert run.trajectory is not None
         for u in directions:
             for k in (1, 5, 20):
@@ -162,8 +171,8 @@ def assert_symmetric(a: Tensor, b: Tensor, edges: Tensor, false_alarm: float, wh
     assert square < pairs + 2 * math.sqrt(pairs * alarm) + 2 * alarm, what
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_as_many_go_there_as_come_back(name: str, seed: int) -> None:
+@pytest.mark.parametrize(("name", "whole"), BOTH)
+def test_as_many_go_there_as_come_back(name: str, whole: bool, seed: int) -> None:
     """Detailed balance of one step, over 20 equally likely cells: on the line, and in space."""
     n, spaces = chains(200_000), SPACES["mixture"]
     cases: list[tuple[Any, Any]] = [
@@ -172,7 +181,7 @@ def test_as_many_go_there_as_come_back(name: str, seed: int) -> None:
     cases += [(spaces.energy, SPACE_STEPS[name][0](SPACE_STEPS[name][1][k])) for k in (0, 1)]
     for energy, rule in cases:
         x0 = energy.draw(n, seed)
-        x1 = sample(energy, x0, rule, 1, seed=1000 + seed).x
+        x1 = sample(energy, x0, rule, 1, seed=1000 + seed, whole_chain=whole).x
         for a, b in ((x0[:, 0], x1[:, 0]), (energy(x0), energy(x1))):
             edges = a.sort().values[:: n // 20][1:20].contiguous()
             assert_symmetric(a, b, edges, 1e-6 / (2 * len(cases)), rule)
