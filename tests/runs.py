@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 from hypothesis import HealthCheck, settings, strategies as st
 from torch import Tensor
 
-from langevin_ext import AniLA, Langevin, Noise, Purpose, Samples, SampleState, sample
+from langevin_ext import (
+    MALA,
+    AniLA,
+    KineticLangevin,
+    Langevin,
+    Noise,
+    Purpose,
+    Samples,
+    SampleState,
+    sample,
+)
 from langevin_ext.errors import LangevinError
+from langevin_ext.samplers.kinetic import Scheme
 
 from .conftest import assert_same_bits, places
 
@@ -55,7 +66,7 @@ class Watched:
         self.steps += 1
         if not hasattr(state, "log_ratio"):
             return state
-        rounding = 10 * tolerance(state.x.dtype, self.steps)
+        rounding = tolerance(state.x.dtype, self.steps)
         size = torch.stack([before.double(), state.energy.double(), state.log_ratio]).abs()
         size = size.nan_to_num(0, 0, 0).amax(0).clamp(min=1)
         close = (uniform.log() - state.log_ratio).abs() <= rounding * size
@@ -67,7 +78,7 @@ class Watched:
         if self.close is None:
             return torch.arange(len(x))
         sure = (~self.close).nonzero()[:, 0]
-        assert len(sure) >= 0.8 * len(x) - 2
+        assert len(sure) >= 0.8 * len(x) - 1
         return sure
 
 
@@ -143,7 +154,8 @@ def assert_same_run(got: Samples, want: Samples, relative: float) -> None:
             a, b = a[~got.state.frozen], b[~got.state.frozen]
         finite = b.isfinite()
         assert torch.equal(a.isfinite(), finite), name
-        assert torch.equal(a.isnan(), b.isnan()), name
+        if name != "the state's proposal":  # a bad one is infinite or NaN
+            assert torch.equal(a.isnan(), b.isnan()), name
         if not a.is_floating_point():
             assert torch.equal(a, b), name
         elif finite.any():
@@ -251,8 +263,8 @@ RULES: dict[str, Callable[[Tensor], Any]] = {
 
 @st.composite
 def drawn_rules(draw: st.DrawFn, h: float, each: Tensor) -> Any:
-    """Langevin and AniLA with any of their options, about the step size h; ``each`` (B,) in (0, 1]
-    is multiplied to what has a number for every chain."""
+    """Rules with any of their options, about the step size h; ``each`` (B,) in (0, 1] is multiplied
+    to what has a number for every chain."""
 
     def coefficient(value: float) -> Any:
         forms: list[Any] = [
@@ -261,6 +273,21 @@ def drawn_rules(draw: st.DrawFn, h: float, each: Tensor) -> Any:
         ]  # fmt: skip
         return forms[draw(st.integers(0, len(forms) - 1))]
 
+    kind = draw(st.sampled_from([Langevin, Langevin, AniLA, AniLA, MALA, KineticLangevin]))
+    if kind is MALA:  # where a good share is refused
+        step_size = coefficient(5 * h)
+        if draw(st.booleans()):
+            return MALA(step_size)
+        threshold = draw(st.sampled_from([0.5, 2.0, 2 * each, float("inf")]))
+        return AniLA(threshold, step_size, correction="metropolis")
+    if kind is KineticLangevin:
+        some = torch.where(each > 0.6, torch.inf, each)
+        return KineticLangevin(
+            coefficient(0.5 * h**0.5),
+            draw(st.sampled_from([0.3, 3.0, 3 * each, float("inf"), some, 1e6])),
+            draw(st.sampled_from(get_args(Scheme))),
+            coefficient(draw(st.sampled_from([0.2, 1.0]))),
+        )
     more: dict[str, Any] = {
         "step_size": coefficient(h),
         "clamp": draw(st.sampled_from([None, (-0.7, 0.9), (None, 0.4), (0.0, None)])),
@@ -271,7 +298,7 @@ def drawn_rules(draw: st.DrawFn, h: float, each: Tensor) -> Any:
     else:
         silent = st.sampled_from([0.0, 0.05, lambda k: 0.1 * (k % 7 > 2), lambda k: 0.1 * (k < 9)])
         more["noise_std"] = draw(silent)
-    if not draw(st.booleans()):
+    if kind is Langevin:
         return Langevin(**more)
     return AniLA(
         threshold=draw(st.sampled_from([0.5, 2.0, 2 * each, float("inf")])),

@@ -43,7 +43,7 @@ from .conftest import (
     normals,
     places,
 )
-from .networks import ACTIVATIONS, KINKED, network
+from .networks import ACTIVATIONS, KINKED, LAWS, network
 from .runs import (
     EVERY,
     POLICIES,
@@ -590,36 +590,6 @@ def test_many_random_runs_agree(case: Case) -> None:
 
 
 # ---- laws ---------------------------------------------------------------------------------------
-
-
-def with_weights(net: nn.Sequential, *layers: tuple[Any, Any]) -> nn.Sequential:
-    """The network with these weights and biases."""
-    linear = [part for part in net if isinstance(part, nn.Linear)]
-    with torch.no_grad():
-        for part, (weight, bias) in zip(linear, layers, strict=True):
-            part.weight.copy_(torch.tensor(weight))
-            part.bias.copy_(torch.tensor(bias))
-    return net
-
-
-LAWS: dict[str, tuple[Callable[[], nn.Sequential], tuple[float, float]]] = {
-    "two wells": (
-        lambda: with_weights(
-            nn.Sequential(
-                nn.Linear(1, 2), nn.Softplus(), nn.Linear(2, 3), nn.SiLU(), nn.Linear(3, 1)
-            ),
-            ([[2.0], [-2.0]], [-2.0, -2.0]),
-            ([[1.0, 0.5], [0.4, 1.0], [-3.0, -3.0]], [0.0, 0.0, 4.0]),
-            ([[1.0, 0.8, 0.7]], [0.3]),
-        ), (-14.0, 14.0),
-    ),
-    "a kink": (
-        lambda: with_weights(
-            nn.Sequential(nn.Linear(1, 1), nn.LeakyReLU(-0.6)), ([[1.5]], [0.0])
-        ), (-24.0, 18.0),
-    ),
-}  # fmt: skip
-"""Networks on the line, and a span that holds all but 1e-7 of their laws."""
 
 
 @pytest.mark.parametrize("rule", [Langevin(0.4), AniLA(0.8, 0.4)], ids=["Langevin", "AniLA"])

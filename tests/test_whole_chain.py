@@ -885,7 +885,7 @@ def cases(draw: st.DrawFn) -> Case:
     dtype = draw(st.sampled_from(DTYPES))
     h = KINDS[kind].step * draw(st.sampled_from([0.1, 0.5, 1.0]))
     rule = draw(drawn_rules(h, torch.linspace(0.3, 1.0, rows, dtype=dtype)))
-    blows = kind in ("quartic well", "double well") and not isinstance(rule, AniLA)
+    blows = kind in ("quartic well", "double well") and not isinstance(rule, (AniLA, MALA))
     options = draw(drawn_options())
     far = draw(st.integers(0, rows - 1)) if blows and draw(st.booleans()) else None
     steps = draw(st.sampled_from([0, 1, 2, 31, 32, 40, 66]))
