@@ -119,11 +119,15 @@ class WholeChain:
         return state._replace(step=state.step + 1)
 
     def _is_singular(self, state: Any) -> bool:
-        """Whether the next step is one by itself: the step size adapts, or a chain has none."""
+        """Whether the next step is one by itself: it adapts the step size, or forgets that it was
+        adapted; or a chain has no density."""
         if not isinstance(state, MetropolisState):
             return False
-        adapts = state.adaptation is not None and not state.adaptation.done
-        return adapts or not bool((state.stats.finite | self.guard.frozen).all())
+        if state.adaptation is not None:
+            forgets = getattr(self.rule, "target_acceptance", None) is None
+            if forgets or not state.adaptation.done:
+                return True
+        return not bool((state.stats.finite | self.guard.frozen).all())
 
     def _run(
         self,
