@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -435,6 +436,24 @@ def test_a_frozen_chain_keeps_all_it_had(scheme: Scheme, dtype: torch.dtype) -> 
         for x in on.trajectory:
             assert_same_bits(x[i], before.x[i])
     assert on.stats.grad_norm[~run.state.frozen].isfinite().all()
+
+
+@pytest.mark.usefixtures("_gradients_are_kept")
+@pytest.mark.parametrize("friction", [INF, "some infinite"])
+def test_infinite_friction_forgets_any_velocity(friction: Any, isa: str) -> None:
+    """OBABO begins with it: also one that is no number, of a state changed by hand. Numbers for
+    each chain multiply it by 0, by whole chains as by single steps."""
+    energy, x0 = EXACT["gaussian"](3), normals(40, 3)
+    if friction != INF:
+        friction = torch.where(torch.arange(40) < 20, INF, 1.0)
+    rule = KineticLangevin(0.2, friction, "obabo")
+    fresh = begin(energy, x0, rule).state
+    velocity = fresh.chains.velocity.clone()
+    velocity[3], velocity[30] = math.nan, INF
+    state = replace(fresh, chains=fresh.chains._replace(velocity=velocity))
+    whole, single = pair(energy, state, rule, 5, on_nonfinite="freeze")
+    assert_same_bits(whole.x, single.x)
+    assert whole.state.frozen.nonzero()[:, 0].tolist() == ([] if friction is INF else [3, 30])
 
 
 @each_scheme

@@ -30,7 +30,7 @@ from langevin_ext import (
     _chain,
     sample,
 )
-from langevin_ext.energies import EightGaussians, Gaussian, GaussianMixture, QuarticWell
+from langevin_ext.energies import EightGaussians, Gaussian, GaussianMixture, QuarticWell, Scaled
 from langevin_ext.errors import NonFiniteError, SamplingInterrupted, ShapeError, StepSizeError
 from langevin_ext.testing import Checks
 
@@ -567,6 +567,36 @@ def test_proposals_that_overflow_are_refused(kind: str, dtype: torch.dtype) -> N
     a, b = (fields_of(run.state.chains) for run in (dirty, clean))
     for name in STATE:
         assert_same_bits(a[name][well], b[name][well], name)
+
+
+@each_dtype
+def test_an_energy_of_minus_infinity_is_refused(dtype: torch.dtype) -> None:
+    """As of a well upside down: its density is infinite there, and no number."""
+    energy, x0 = Scaled(QuarticWell(2), -1.0), 0.3 * normals(40, 2, dtype=dtype)
+    h = torch.full((40,), 0.01, dtype=dtype)
+    far = [0, 7, 39]
+    h[far] = float(torch.finfo(dtype).max) ** 0.7  # a proposal whose fourth power overflows
+    whole, single = pair(energy, x0, MALA(h), 1)
+    for run in (whole, single):
+        assert energy(run.state.chains.proposal[far]).eq(-INF).all()
+        assert (run.state.chains.log_ratio[far] == -INF).all()
+        assert_same_bits(run.x[far], x0[far])
+    assert_same_run(whole, single, tolerance(dtype, 1))
+
+
+def test_a_start_whose_gradient_alone_is_infinite_is_trouble() -> None:
+    """U is a number: no step of the kernel's would say what is wrong."""
+    net = network((1, 1, 1), "tanh")
+    with torch.no_grad():
+        for layer, weight in (net[0], 1e38), (net[2], 10.0):
+            layer.weight.fill_(weight)  # type: ignore[operator,union-attr]
+            layer.bias.fill_(0.0)  # type: ignore[operator,union-attr]
+    x0 = torch.full((20, 1), 0.5)
+    x0[7] = 0.0
+    for policy in POLICIES:
+        got = assert_same_outcome(net, x0, MALA(0.1), 5, on_nonfinite=policy)
+        assert (policy == "raise") == isinstance(got.error, NonFiniteError)
+        assert got.samples.stats.first_bad_step.ge(0).nonzero()[:, 0].tolist() == [7]
 
 
 def test_a_proposal_at_infinity_is_refused_though_its_energy_is_finite(isa: str) -> None:
