@@ -30,7 +30,7 @@ from langevin_ext import (
     _chain,
     sample,
 )
-from langevin_ext.energies import EightGaussians, Gaussian, GaussianMixture, QuarticWell, Scaled
+from langevin_ext.energies import EightGaussians, Gaussian, GaussianMixture, QuarticWell
 from langevin_ext.errors import NonFiniteError, SamplingInterrupted, ShapeError, StepSizeError
 from langevin_ext.testing import Checks
 
@@ -569,19 +569,25 @@ def test_proposals_that_overflow_are_refused(kind: str, dtype: torch.dtype) -> N
         assert_same_bits(a[name][well], b[name][well], name)
 
 
-@each_dtype
-def test_an_energy_of_minus_infinity_is_refused(dtype: torch.dtype) -> None:
-    """As of a well upside down: its density is infinite there, and no number."""
-    energy, x0 = Scaled(QuarticWell(2), -1.0), 0.3 * normals(40, 2, dtype=dtype)
-    h = torch.full((40,), 0.01, dtype=dtype)
-    far = [0, 7, 39]
-    h[far] = float(torch.finfo(dtype).max) ** 0.7  # a proposal whose fourth power overflows
-    whole, single = pair(energy, x0, MALA(h), 1)
-    for run in (whole, single):
-        assert energy(run.state.chains.proposal[far]).eq(-INF).all()
-        assert (run.state.chains.log_ratio[far] == -INF).all()
-        assert_same_bits(run.x[far], x0[far])
-    assert_same_run(whole, single, tolerance(dtype, 1))
+def test_an_energy_of_minus_infinity_is_refused(isa: str) -> None:
+    """Beyond a cliff, on flat land: its density would be infinite, and is no number."""
+    net = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.copy_(torch.tensor([-50.0, 50.0]))
+        net[2].weight.fill_(3e38)
+        net[2].bias.fill_(0.0)
+    x0 = torch.zeros(70, 1)
+    for whole in (True, False):
+        run = sample(net, x0, MALA(1e4), 1, seed=7, whole_chain=whole)
+        last = run.state.chains
+        beyond, near = last.proposal[:, 0] < -80, last.proposal[:, 0].abs() < 30
+        assert net(last.proposal)[beyond].eq(-INF).all()
+        assert 5 < beyond.sum() < 30
+        assert (last.log_ratio[beyond] == -INF).all()
+        assert not last.accepted[beyond].any()
+        assert_same_bits(run.x[beyond], x0[beyond])
+        assert last.accepted[near].all()
 
 
 def test_a_start_whose_gradient_alone_is_infinite_is_trouble() -> None:

@@ -868,6 +868,8 @@ def test_nothing_to_sample(taken: list[int]) -> None:
 class Case(NamedTuple):
     kind: str
     dim: int
+    factor: float | None
+    """That it is multiplied by."""
     rows: int
     dtype: torch.dtype
     rule: Any
@@ -881,6 +883,7 @@ class Case(NamedTuple):
 def cases(draw: st.DrawFn) -> Case:
     kind = draw(st.sampled_from(sorted(KINDS)))
     dim = draw(st.sampled_from([d for d in KINDS[kind].dims if d < 64]))
+    factor = draw(st.sampled_from([None, None, None, 0.4]))
     rows = draw(st.sampled_from([1, 2, 7, 8, 16, 31, 33, 70]))
     dtype = draw(st.sampled_from(DTYPES))
     h = KINDS[kind].step * draw(st.sampled_from([0.1, 0.5, 1.0]))
@@ -889,11 +892,13 @@ def cases(draw: st.DrawFn) -> Case:
     options = draw(drawn_options())
     far = draw(st.integers(0, rows - 1)) if blows and draw(st.booleans()) else None
     steps = draw(st.sampled_from([0, 1, 2, 31, 32, 40, 66]))
-    return Case(kind, dim, rows, dtype, rule, steps, far, options)
+    return Case(kind, dim, factor, rows, dtype, rule, steps, far, options)
 
 
 def check(case: Case) -> None:
     energy, x0 = start(case.kind, case.dim, case.rows, case.dtype)
+    if case.factor is not None:
+        energy = Scaled(energy, case.factor)
     if case.far is not None:
         x0[case.far] = 1e5
     options = case.options
