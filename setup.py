@@ -3,6 +3,7 @@
 LANGEVIN_BUILD=auto (default)  build it if a C++ compiler works; if not, install without it
 LANGEVIN_BUILD=cpu             build it or fail
 LANGEVIN_BUILD=none            do not build it
+LANGEVIN_ISAS=avx2,sse2        for these instruction sets and the generic one alone, in less time
 LANGEVIN_SANITIZE=1            watch over memory and undefined behaviour (`make sanitize`)
 
 What happened is written to langevin_ext/_build.json, because pip hides a build's output from the
@@ -59,6 +60,17 @@ def find_compiler() -> list[str]:
     )
 
 
+def instruction_sets() -> dict[str, tuple[int, int, list[str]]]:
+    """Those of this machine's kind; of them what LANGEVIN_ISAS lists, and the generic one."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    known = {name: isa for name, isa in ISAS.items() if x86 or name == "generic"}
+    listed = os.environ.get("LANGEVIN_ISAS") or ",".join(known)
+    named = {name.strip() for name in listed.split(",")} | {"generic"}
+    if not named <= known.keys():
+        raise BuildError(f"LANGEVIN_ISAS={listed!r}: give some of {','.join(known)}")
+    return {name: isa for name, isa in known.items() if name in named}
+
+
 def sanitizers() -> list[str]:
     return SANITIZE if os.environ.get("LANGEVIN_SANITIZE") == "1" else []
 
@@ -67,12 +79,13 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
     """Every object file and the command that makes it."""
     import pybind11
 
+    isas = instruction_sets()
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
     plan = {
         "bindings": ("bindings.cpp", openmp + includes),
         "plain_step": ("plain_step.cpp", includes),
-        "kernels": ("kernels.cpp", openmp),
+        "kernels": ("kernels.cpp", [*openmp, *(f"-DLANGEVIN_HAS_{isa}" for isa in isas)]),
         "step": ("step.cpp", openmp),
         "kinetic": ("kinetic.cpp", openmp),
         "accept": ("accept.cpp", openmp),
@@ -80,16 +93,14 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
         "mlp": ("mlp.cpp", openmp),
         "tally": ("tally.cpp", []),
     }
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    for isa, (lanes, intrinsics, flags) in ISAS.items():
-        if x86 or isa == "generic":
-            defines = [
-                f"-DLANGEVIN_ISA={isa}",
-                f"-DLANGEVIN_LANES={lanes}",
-                f"-DLANGEVIN_INTRINSICS={intrinsics}",
-            ]
-            for kernel in PER_ISA:
-                plan[f"{kernel}_{isa}"] = (f"{kernel}_cpu.cpp", KERNEL + flags + defines)
+    for isa, (lanes, intrinsics, flags) in isas.items():
+        defines = [
+            f"-DLANGEVIN_ISA={isa}",
+            f"-DLANGEVIN_LANES={lanes}",
+            f"-DLANGEVIN_INTRINSICS={intrinsics}",
+        ]
+        for kernel in PER_ISA:
+            plan[f"{kernel}_{isa}"] = (f"{kernel}_cpu.cpp", KERNEL + flags + defines)
     return {
         out / f"{name}.o": [*compiler, *COMMON, *flags, *sanitizers(), "-c",
                             str(CSRC / source), "-o", str(out / f"{name}.o")]

@@ -11,12 +11,14 @@ namespace {
 
 bool always() { return true; }
 
-#if defined(__x86_64__)
+#ifdef LANGEVIN_HAS_avx2
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
 }
+#endif
 
+#ifdef LANGEVIN_HAS_avx512
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
@@ -27,9 +29,13 @@ bool has_avx512() {
   {#isa,         supported,        isa##_noise, isa##_step, isa##_kinetic, \
    isa##_accept, isa##_elementary, isa##_chain, isa##_mlp}
 const Kernels compiled[] = {
-#if defined(__x86_64__)
+#ifdef LANGEVIN_HAS_avx512
     LANGEVIN_KERNELS(avx512, has_avx512),
+#endif
+#ifdef LANGEVIN_HAS_avx2
     LANGEVIN_KERNELS(avx2, has_avx2),
+#endif
+#ifdef LANGEVIN_HAS_sse2
     LANGEVIN_KERNELS(sse2, always),
 #endif
     LANGEVIN_KERNELS(generic, always),

@@ -107,6 +107,12 @@ def test_an_unknown_request_is_refused(checkout: Path) -> None:
     assert "LANGEVIN_BUILD='gpu': give one of auto, cpu, none" in done.stdout
 
 
+def test_an_unknown_instruction_set_is_refused(checkout: Path) -> None:
+    done = build(checkout, LANGEVIN_BUILD="cpu", LANGEVIN_ISAS="generic, mmx")
+    assert done.returncode != 0
+    assert "LANGEVIN_ISAS='generic, mmx': give some of " in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ninja", [True, False], ids=["ninja", "no ninja"])
 def test_it_builds_with_a_broken_nvcc(checkout: Path, tmp_path: Path, ninja: bool) -> None:
@@ -123,12 +129,12 @@ def test_it_builds_with_a_broken_nvcc(checkout: Path, tmp_path: Path, ninja: boo
             if found := shutil.which(name):
                 (hidden / name).symlink_to(found)
         path = f"{tmp_path / 'bin'}:{hidden}"
-    done = build(checkout, PATH=path, LANGEVIN_BUILD="cpu")
+    done = build(checkout, PATH=path, LANGEVIN_BUILD="cpu", LANGEVIN_ISAS="generic")
     assert done.returncode == 0, done.stdout
     assert (checkout / "build" / "native").exists()
     assert bool(list(checkout.glob("build/native/*/build.ninja"))) == ninja
     assert "native backend" in info(checkout)
-    assert "not available" not in info(checkout)
+    assert "; has generic\n" in info(checkout)
 
 
 @pytest.mark.slow

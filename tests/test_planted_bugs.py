@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import NO_NATIVE
+from .conftest import NO_NATIVE, native
 from .planted_bugs import BUGS, Bug
 
 ROOT = Path(__file__).parents[1]
@@ -59,8 +59,9 @@ def _run(command: list[str], copy: Path, **environment: str) -> subprocess.Compl
 
 
 def _build(copy: Path) -> None:
+    """For this machine's best instruction set and the generic one, in half the time of all."""
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    done = _run(command, copy, LANGEVIN_BUILD="cpu")
+    done = _run(command, copy, LANGEVIN_BUILD="cpu", LANGEVIN_ISAS=native.isas[0])
     assert done.returncode == 0, done.stdout
 
 
