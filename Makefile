@@ -14,7 +14,8 @@ PARALLEL = $(shell $(PYTHON) -c "import xdist; print('-n 8 --dist worksteal -p n
 TRITON  = 3.6.0
 
 # The sanitizers' libraries come first, and the C++ one, of which they take over the exceptions.
-WATCHED  = $(patsubst %,tests/test_%.py,elementary mlp_chain moves network_chain step tally whole_chain)
+WATCHED  = $(patsubst %,tests/test_%.py,elementary chain_energies kinetic_chain metropolis_chain \
+             mlp_chain moves network_chain step tally whole_chain)
 WATCHERS = $(foreach library,libasan libubsan libstdc++,$(shell g++ -print-file-name=$(library).so))
 
 .PHONY: demo test test-slow test-seeds test-triton sanitize bench gpu gpu-build gpu-test gpu-bench lint clean

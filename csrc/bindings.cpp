@@ -211,12 +211,16 @@ bool finite_everywhere(bool wide, uintptr_t flags, uintptr_t energy, int64_t row
 bool elementary(const std::string& name, bool wide, uintptr_t x, uintptr_t out, int64_t n) {
   const ElementaryKernels& k = current->elementary;
   if (wide) {
-    const auto f = name == "exp" ? k.wide_exp : name == "tanh" ? k.wide_tanh : nullptr;
+    const auto f = name == "exp"    ? k.wide_exp
+                   : name == "tanh" ? k.wide_tanh
+                   : name == "log"  ? k.wide_log
+                                    : nullptr;
     if (f) f(static_cast<const double*>(pointer(x)), static_cast<double*>(pointer(out)), n);
     return f;
   }
   const auto f = name == "exp"        ? k.exp
                  : name == "tanh"     ? k.tanh
+                 : name == "log"      ? k.log
                  : name == "softplus" ? k.softplus
                                       : nullptr;
   if (f) f(static_cast<const float*>(pointer(x)), static_cast<float*>(pointer(out)), n);
@@ -307,6 +311,8 @@ int64_t chain(bool wide, const py::tuple& energy, const py::tuple& move, const p
   c.numbers = doubles(energy[2]);
   c.count = py::cast<int64_t>(energy[3]);
   c.factor = py::cast<double>(energy[4]);
+  if (cols > kMostColumns || c.components > kMostComponents)
+    throw std::invalid_argument("more columns or components than formulas have room for");
   py::gil_scoped_release release;
   return run_chain(k.chain, wide ? kDoubleState : kFloatState, c, threads);
 }
@@ -358,7 +364,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("kinetic", &kinetic);
   m.def("accept", &accept);
   m.def("chain", &chain);
-  m.attr("chain_rules") = py::make_tuple("overdamped", "metropolis", "kinetic");
+  m.attr("chain_rules") = py::make_tuple("overdamped", "metropolis", "kinetic", "evaluation");
   m.attr("chain_energies") = py::make_tuple(
       "diagonal_gaussian", "full_gaussian", "round_mixture", "diagonal_mixture", "full_mixture",
       "rings", "two_moons", "banana", "funnel", "double_well", "quartic_well", "logistic");

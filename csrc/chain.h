@@ -15,7 +15,8 @@ namespace langevin {
 //                as accept.h has it
 //   kKinetic     a pass of kinetic.h, at the g of the step before; g; and another pass;
 //                kick, drift, keep, spread, second_kick, second_drift, of the first and the second
-enum ChainRule { kOverdamped, kMetropolis, kKinetic, kChainRules };
+//   kEvaluation  nothing: energy and grad become those at x
+enum ChainRule { kOverdamped, kMetropolis, kKinetic, kEvaluation };
 
 constexpr int kMostCoefficients = 12;
 
@@ -50,7 +51,7 @@ struct Chain {
   void *grad_norm, *gamma;
   bool* finite;  // whether its coordinates were, before the clamp; kMetropolis leaves it
 
-  // Sums over these steps; all of them null, or the last two, or that of acceptance.
+  // Sums over these steps; null where nobody asks: all of them, those of acceptance, the moments.
   int64_t first;                                                // steps that the sums have already
   double *norm_sum, *gamma_sum, *clipped_sum, *acceptance_sum;  // (rows,)
   double *mean, *squares;                                       // (rows, cols)

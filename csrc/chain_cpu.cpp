@@ -33,13 +33,11 @@ void exact_values(const Chain& c, const T* x, T* u) {
   using Wide = TwoRegisters<double>;
   constexpr int kLanes = TwoRegisters<T>::lanes, kParts = kLanes / Wide::lanes;
   const Formula<Wide> formula(c.numbers, c.components, c.cols);
-  typename Wide::V point[kParts][kMostColumns], slope[kMostColumns];
-  for (int64_t j = 0; j < c.cols; ++j)
-    for (int part = 0; part < kParts; ++part)
-      load(x + j * kLanes + part * Wide::lanes, point[part][j]);
+  std::vector<typename Wide::V> point(c.cols), slope(c.cols);
   for (int part = 0; part < kParts; ++part) {
+    for (int64_t j = 0; j < c.cols; ++j) load(x + j * kLanes + part * Wide::lanes, point[j]);
     alignas(64) double lane[Wide::lanes];
-    store(lane, formula.template gradient<0, true>(point[part], slope, c.cols));
+    store(lane, formula.template gradient<0, true>(point.data(), slope.data(), c.cols));
     for (int i = 0; i < Wide::lanes; ++i)
       u[part * Wide::lanes + i] = static_cast<T>(c.factor * lane[i]);
   }
@@ -66,7 +64,9 @@ struct Analytic final : SomeEnergy<T> {
     if (c.factor != 1) scale(g, cols, u);
   }
   LANGEVIN_METHOD void values(const V* x, T* u) const override {
-    alignas(64) T lanes[(Cols ? Cols : kMostColumns) * M::lanes];  // x itself may be in registers
+    T few[Cols ? Cols * M::lanes : 1];  // x itself may be in registers
+    std::vector<T> many(Cols ? 0 : c.cols * M::lanes);
+    T* const lanes = Cols ? few : many.data();
     for (int64_t j = 0; j < columns<Cols>(c.cols); ++j) store(lanes + j * M::lanes, x[j]);
     exact_values<Formula>(c, lanes, u);
   }
@@ -83,8 +83,10 @@ template <template <class, int> class Move, int Cols, class Energy>
 int64_t blocks(const Chain& c, const Energy& energy, int64_t begin, int64_t end) {
   using M = typename Energy::M;
   constexpr int kArrays = Move<Energy, Cols>::kArrays;
-  typename M::V registers[kArrays][Cols ? Cols : kMostColumns], *memory[kArrays];
-  for (int i = 0; i < kArrays; ++i) memory[i] = registers[i];
+  using V = typename M::V;
+  V few[kArrays][Cols ? Cols : 1], *memory[kArrays];  // in registers
+  std::vector<V> many(Cols ? 0 : kArrays * c.cols);   // a thread's stack may be small
+  for (int i = 0; i < kArrays; ++i) memory[i] = Cols ? few[i] : many.data() + i * c.cols;
   int64_t good = c.steps;
   for (int64_t row = begin; row < end; row += M::lanes) {
     const int64_t count = std::min<int64_t>(M::lanes, end - row);
@@ -104,6 +106,8 @@ int64_t rows(const Chain& c, int64_t begin, int64_t end) {
       return blocks<Metropolis, kShared>(c, some, begin, end);
     case kKinetic:
       return blocks<Splitting, kShared>(c, some, begin, end);
+    case kEvaluation:
+      return blocks<Evaluation, 0>(c, some, begin, end);
     default:
       return blocks<Overdamped, Cols>(c, energy, begin, end);
   }

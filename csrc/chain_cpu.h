@@ -7,7 +7,8 @@
 //                                       compiled, or 0
 //   gradient(x, g, cols, u)             at (cols, n); u (n,) is finite in the lanes where U is
 //   value_and_gradient(x, g, cols, u)   likewise; u is U
-//   values(x, u)                        U of the chains, as exact as the state's type has it
+//   values(x, u)                        U of the chains, as exact as the state's type has it, at
+//                                       the x of the gradient before
 //
 // What a step is, a `Move` of chain_moves_cpu.h says.
 #pragma once

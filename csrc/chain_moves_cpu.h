@@ -1,5 +1,6 @@
 // What a step of a whole chain is, on a block of chains: the moves of chain.h's rules, each in the
-// order of operations of the kernel that takes one step at a time.
+// order of operations of the kernel that takes one step at a time; but for the ratio of Metropolis,
+// whose sums are in the state's type.
 #pragma once
 
 #include "chain_cpu.h"
@@ -222,6 +223,29 @@ struct Metropolis {
     sum *= T(0.5);
     if (!is_clipped) return sum;
     return sum + log_of(there.scale * inverse_back) * static_cast<T>(b.cols());
+  }
+};
+
+// U and its gradient as the other moves take them, wherever the chain is in its batch.
+template <class Energy, int Cols>
+struct Evaluation {
+  static constexpr int kArrays = 2;
+  using Here = Block<Energy, Cols>;
+  using M = typename Energy::M;
+  using V = typename M::V;
+  V *const x, *const g;
+  V value[Here::kMost];
+
+  LANGEVIN_METHOD Evaluation(const Here& b, V* const* memory) : x(memory[0]), g(memory[1]) {
+    b.fetch_states(b.c.x, x);
+  }
+  LANGEVIN_METHOD void step(const Here& b, const Energy& energy, int64_t, Said<V>* said) {
+    energy.value_and_gradient(x, g, b.cols(), value);
+    for (int r = 0; r < b.n(); ++r) said[r] = Said<V>{V{}, V{}, V{}, V{}};
+  }
+  LANGEVIN_METHOD void save(const Here& b) const {
+    b.keep_moved(value, static_cast<typename M::T*>(b.c.energy));
+    b.keep_moved_states(g, b.c.grad);
   }
 };
 

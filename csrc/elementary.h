@@ -153,7 +153,7 @@ LANGEVIN_INLINE V tanh_of(V x) {
   return same_bits<V>(same_bits<BitsOf<V>>(expm1 / (expm1 + T(2))) | sign);
 }
 
-// log x to within an ulp, and NaN unless 0 < x < infinity: with x = 2^n m and s = (m - 1) / (m +
+// log x to within 1.2 ulps, and NaN unless 0 < x < infinity: with x = 2^n m and s = (m - 1) / (m +
 // 1), log m = 2 atanh(s), whose series converges fast for m near 1. Not for subnormal x.
 template <class V>
 LANGEVIN_INLINE V log_of(V x) {

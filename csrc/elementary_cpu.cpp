@@ -18,6 +18,12 @@ struct Tanh {
     return tanh_of(x);
   }
 };
+struct Log {
+  template <class V>
+  LANGEVIN_INLINE V of(V x) {
+    return log_of(x);
+  }
+};
 struct Softplus {
   template <class V>
   LANGEVIN_INLINE V of(V x) {
@@ -37,6 +43,7 @@ void map(const T* x, T* out, int64_t n) {
 }  // namespace
 
 const ElementaryKernels LANGEVIN_OF_ISA(_elementary) = {
-    map<Exp, float>, map<Tanh, float>, map<Softplus, float>, map<Exp, double>, map<Tanh, double>};
+    map<Exp, float>,  map<Tanh, float>,  map<Log, float>, map<Softplus, float>,
+    map<Exp, double>, map<Tanh, double>, map<Log, double>};
 
 }  // namespace langevin

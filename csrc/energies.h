@@ -3,8 +3,9 @@
 //
 // An energy is made from the numbers that its Python class lists, in the type of the state. A
 // `gradient` fills g and returns U with Value, and without it something that is finite in the lanes
-// where U is, which may save a logarithm. M names the type V of a
-// register of T and what instruction sets spell in their own ways, as `Register` does.
+// where U is (but for factors of 2 at the end of the range), which may save a logarithm. M names
+// the type V of a register of T and what instruction sets spell in their own ways, as `Register`
+// does.
 #pragma once
 
 #include <cmath>
@@ -27,8 +28,7 @@ enum EnergyKind {
   kFunnel,
   kDoubleWell,
   kQuarticWell,
-  kLogistic,
-  kEnergyKinds
+  kLogistic
 };
 
 constexpr int64_t kMostComponents = 64, kMostColumns = 256;
@@ -72,7 +72,8 @@ LANGEVIN_INLINE typename M::V exponentials(typename M::V* l, int64_t terms, type
   const V least = M::broadcast(sizeof(typename M::T) == 8 ? -1020 : -125);
   V top = l[0], total{};
   for (int64_t k = 1; k < terms; ++k) top = M::at_least(top, l[k]);
-  for (int64_t k = 0; k < terms; ++k) total += l[k] = exp2_of(M::at_least(least, l[k] - top));
+  const V from = M::at_least(M::broadcast(std::numeric_limits<typename M::T>::lowest()), top);
+  for (int64_t k = 0; k < terms; ++k) total += l[k] = exp2_of(M::at_least(least, l[k] - from));
   each = M::broadcast(1) / total;
   return top;
 }
@@ -247,20 +248,23 @@ struct FullMixture {
   }
 };
 
-// r = |x| in the plane, and x / r, 0 at the origin. Squares of what is very small would be 0.
+// r = |x| in the plane, and x / r, 0 at the origin. Squares of what is very small would be 0, and
+// of what is very large infinite.
 template <class M>
 LANGEVIN_INLINE typename M::V polar(const typename M::V* x, typename M::V* direction) {
   using V = typename M::V;
   using T = typename M::T;
   constexpr T small = sizeof(T) == 8 ? T(0x1p-900) : T(0x1p-60);
   constexpr T large = sizeof(T) == 8 ? T(0x1p500) : T(0x1p60);
-  const V square = x[0] * x[0] + x[1] * x[1], least = M::broadcast(small), one = M::broadcast(1);
-  const V scale = M::where_less(square, least, M::broadcast(large), one);
+  const V square = x[0] * x[0] + x[1] * x[1], one = M::broadcast(1);
+  const V least = M::broadcast(small), most = M::broadcast(1 / small);
+  const V up = M::broadcast(large), down = M::broadcast(1 / large);
+  const V scale = M::where_less(square, least, up, M::where_less(most, square, down, one));
   const V a = x[0] * scale, b = x[1] * scale, r = M::sqrt(a * a + b * b);
   const V inverse = one / M::at_least(M::broadcast(std::numeric_limits<T>::min()), r);
   direction[0] = a * inverse;
   direction[1] = b * inverse;
-  return r * M::where_less(square, least, M::broadcast(1 / large), one);
+  return r * M::where_less(square, least, down, M::where_less(most, square, up, one));
 }
 
 // log weights (K), radii (K), precisions (K); in the plane
@@ -414,12 +418,13 @@ struct Logistic {
     V size{};
     for (int64_t j = 0; j < columns<D>(cols); ++j) {
       const V z = x[j] * inverse;
-      g[j] = tanh_of(z * T(0.5)) * inverse;
+      const V t = tanh_of(z * T(0.5));
+      g[j] = t * inverse;
       if (Value) {
         const V u = M::at_least(z, -z);
         size += u + log_of(exp_of(-u) + T(1)) * T(2);
       } else {
-        size += z * g[j];  // as large as U
+        size += z * t;  // as large as U
       }
     }
     return size;

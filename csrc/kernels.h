@@ -38,9 +38,11 @@ struct NoiseKernels {
 struct ElementaryKernels {
   void (*exp)(const float* x, float* out, int64_t n);
   void (*tanh)(const float* x, float* out, int64_t n);
+  void (*log)(const float* x, float* out, int64_t n);
   void (*softplus)(const float* x, float* out, int64_t n);
   void (*wide_exp)(const double* x, double* out, int64_t n);
   void (*wide_tanh)(const double* x, double* out, int64_t n);
+  void (*wide_log)(const double* x, double* out, int64_t n);
 };
 
 struct StepKernels;

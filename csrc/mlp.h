@@ -7,7 +7,7 @@ namespace langevin {
 
 struct Chain;
 
-enum Activation { kIdentity, kRelu, kLeaky, kSilu, kTanh, kSoftplus, kActivations };
+enum Activation { kIdentity, kRelu, kLeaky, kSilu, kTanh, kSoftplus };
 
 // y <- activation(weight x + bias)
 struct MlpLayer {

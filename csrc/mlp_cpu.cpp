@@ -77,6 +77,8 @@ int64_t chain_rows(const void* packed, const Chain& c, int64_t begin, int64_t en
       return blocks<Metropolis>(net, c, begin, end);
     case kKinetic:
       return blocks<Splitting>(net, c, begin, end);
+    case kEvaluation:
+      return blocks<Evaluation>(net, c, begin, end);
     default:
       return blocks<Overdamped>(net, c, begin, end);
   }

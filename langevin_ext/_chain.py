@@ -26,6 +26,7 @@ from ._types import (
     KineticSpec,
     MlpSpec,
     StepSpec,
+    StepStats,
 )
 from ._watch import Guard, Record
 from .energies._analytic import AnalyticEnergy
@@ -37,6 +38,7 @@ from .samplers.mala import MetropolisState, decided
 
 _SECONDS = 0.2  # of a block: as long as Ctrl-C and the progress bar wait
 _FIRST = 2**25  # coordinates of the first block, of which nobody knows the speed yet
+_TOGETHER = 32  # chains that take as long as one
 _SCHEDULED = 2**10  # steps of a block with a schedule, 4 us each or what the user's function takes
 _NETWORK_STEPS = 4  # fewer do not repay packing a network's weights for the kernel
 _WIDEST = 1024  # of a network's layers
@@ -66,10 +68,28 @@ class WholeChain:
         self.energy, self.rule, self.backend = energy, rule, backend
         self.guard, self.record = guard, record
         self.scheduled = is_scheduled(rule)
-        work = x.numel()
+        work = x.numel() // x.shape[0]
         if isinstance(energy, MlpSpec):  # 32 weights cost as much as a coordinate
-            work += x.shape[0] * sum(size.numel() for size in _sizes(energy)) // 32
-        self.block = max(1, _FIRST // work)
+            work += sum(size.numel() for size in _sizes(energy)) // 32
+        else:  # so do some numbers of a formula
+            work += energy.numbers.numel() // 8
+        rows = -(-x.shape[0] // _TOGETHER) * _TOGETHER
+        self.block = max(1, _FIRST // (rows * work))
+        self.tabulable = True  # schedules without a number for each chain
+
+    def begin(self, state: Any, noise: Noise) -> None:
+        """Take the energies and gradients that the rule's first step goes by from the kernel, which
+        has them whatever the batch, and as it had them where these chains were cut."""
+        if hasattr(state, "grad") and getattr(self.rule, "scheme", "") != "aboba":
+            x = state.x
+            unseen = state._replace(stats=StepStats.empty(len(x), x.device, x.dtype))
+            move = ChainMove("evaluation", (), (0, 0))
+            self._run(unseen, move, noise, 1, None, kept=False, tolerant=True)
+            start = self.guard.start
+            if start is not None:  # where chains restart, likewise
+                self.guard.start = start = {name: t.clone() for name, t in start.items()}
+                at = {name: start[name] for name in ("x", "energy", "grad")}
+                self._run(unseen._replace(**at), move, noise, 1, None, kept=False, tolerant=True)
 
     def advance(self, state: Any, noise: Noise, most: int, *, kept: bool) -> int:
         """Up to ``most`` steps in place, recorded if they are ``kept``; how many were taken.
@@ -78,16 +98,18 @@ class WholeChain:
         rule learns from it.
         """
         record = self.record
-        if self.guard.overdue or self._is_singular(state):
+        if self.guard.overdue or self._is_singular(state) or not self.tabulable:
             return 0
         steps = min(most, self.block, _SCHEDULED if self.scheduled else most)
         schedule = None
         if self.scheduled:
-            schedule = self._schedule(state, steps)
+            table = self._schedule(state, steps)
+            if table is None:
+                return 0
+            move, schedule = table
             steps = schedule.shape[1]
-        if not steps:
-            return 0
-        move = self._move(state)
+        else:
+            move = self._move(state)
         written = [state.x, *_carried(state), *(record.totals() if kept else ())]
         before = [t.clone() for t in written]
         begin = time.perf_counter()
@@ -163,7 +185,7 @@ class WholeChain:
             schedule,
             first,
             second.stream,
-            guard.frozen if guard.any_frozen else None,
+            guard.frozen if guard.any_frozen and move.rule != "evaluation" else None,
             room,
             tolerant,
         )
@@ -178,25 +200,33 @@ class WholeChain:
         named = zip(_COEFFICIENTS[move.rule], move.coefficients, strict=True)
         return move._replace(coefficients=tuple(taken(name, c, x) for name, c in named))
 
-    def _schedule(self, state: Any, steps: int) -> Tensor:
-        """The coefficients (m, n), but for a bound, of the next n <= steps steps, up to one that
-        has not numbers alone.
+    def _schedule(self, state: Any, steps: int) -> tuple[ChainMove, Tensor] | None:
+        """The next step, and the coefficients (m, n), but for a bound, of the next n <= steps
+        steps, up to one that has not numbers alone; None if that is the next one.
 
         What is 0 in one of them is 0 in all.
         """
+        first: ChainMove | None = None
         rows: list[list[float]] = []
         for k in range(state.step, state.step + steps):
             try:
                 move = self._move(state._replace(step=k))
-                named = zip(_COEFFICIENTS[move.rule], move.coefficients, strict=True)
-                row = [float(c) for name, c in named if name != "max_grad_norm"]
             except Exception:  # whatever it is, the step itself will say so
                 break
+            named = zip(_COEFFICIENTS[move.rule], move.coefficients, strict=True)
+            numbers = [c for name, c in named if name != "max_grad_norm"]
+            if any(isinstance(c, Tensor) and c.numel() != 1 for c in numbers):
+                self.tabulable = False
+                break
+            row = [float(c) for c in numbers]
             if rows and any((a == 0) != (b == 0) for a, b in zip(row, rows[0], strict=True)):
                 break
+            first = first or move
             rows.append(row)
-        table = torch.tensor(rows, dtype=torch.float64)
-        return table.view(len(rows), -1 if rows else 1).mT.contiguous()
+        if first is None:
+            return None
+        table = torch.tensor(rows, dtype=torch.float64, device="cpu")
+        return first, table.mT.contiguous()
 
 
 def _carried(state: Any) -> list[Tensor]:
@@ -237,24 +267,31 @@ def whole_chain(
     if isinstance(inside, str):
         known = inside
     elif isinstance(inside[0], AnalyticEnergy):
-        known = _formula(inside[0], inside[1], x, chosen.CHAIN_COLUMNS)
+        known = _formula(inside[0], inside[1], x, chosen)
     elif gradient.autocast is not None:
         known = "autocast is on"
     else:
         known = mlp_of(energy, x)
     if not isinstance(known, str) and not always and not _pays(known, x, steps):
         return "one step at a time is faster"
-    return known if isinstance(known, str) else WholeChain(known, rule, chosen, x, guard, record)
+    if isinstance(known, str):
+        return known
+    return WholeChain(known, rule, chosen, x, guard, record)
 
 
-def _formula(energy: AnalyticEnergy, factor: float, x: Tensor, most: int) -> ChainEnergy | str:
+def _formula(energy: AnalyticEnergy, factor: float, x: Tensor, kernels: Any) -> ChainEnergy | str:
     known = energy.chain_energy()
     if known is None or not EnergyGradient(energy).knows:
         return "the energy is none of langevin_ext.energies, as it was made"
     if x.shape[1:] != (energy.dim,):
         return f"the states are {tuple(x.shape)}, and the energy's (B, {energy.dim})"
+    most = kernels.CHAIN_COLUMNS
     if energy.dim > most:
         return f"the states are {tuple(x.shape)}: whole chains are of (B, d <= {most})"
+    if known.components > kernels.CHAIN_COMPONENTS:
+        return (
+            f"it has {known.components} components: whole chains are of {kernels.CHAIN_COMPONENTS}"
+        )
     return known._replace(factor=factor)
 
 

@@ -59,10 +59,14 @@ def unscaled(energy: object) -> tuple[object, float] | str:
 def _unscaled(energy: object) -> tuple[object, float]:
     if type(energy) is not Scaled:
         return energy, 1.0
+    _check_global_hooks()
     _check_untouched(energy)
     if type(energy.factor) not in (float, int):
         raise _Refused(f"its factor is {_kind(energy.factor)}, not a number")
-    return energy.energy, float(energy.factor)
+    try:
+        return energy.energy, float(energy.factor)
+    except OverflowError:
+        raise _Refused("its factor is larger than a float") from None
 
 
 def _layers(parts: list[nn.Module], x: Tensor) -> tuple[MlpLayer, ...]:
@@ -153,6 +157,10 @@ def _check_surroundings(x: Tensor) -> None:
         raise _Refused("the states have fewer than two dimensions")
     if torch.is_autocast_enabled("cpu"):
         raise _Refused("autocast is on")
+    _check_global_hooks()
+
+
+def _check_global_hooks() -> None:
     if any(getattr(hooks, f"_global{name}") for name in _HOOKS):
         raise _Refused("hooks are registered on all modules")
 

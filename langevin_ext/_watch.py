@@ -193,6 +193,10 @@ class Guard:
             _put_back(state, ~ok, self.start)
         if self.held is not None:
             _put_back(state, self.frozen, self.held)
+            grad = getattr(state, "grad", None)
+            if hasattr(state, "velocity") and grad is not None and self.any_frozen:
+                norm, squares = state.stats.grad_norm, grad.flatten(1).square()
+                torch.where(self.frozen, squares.sum(1).sqrt(), norm, out=norm)  # where they stand
 
     def _raise(self, state: ChainState, bad: Tensor, k: int) -> None:
         chains = bad.nonzero().flatten().tolist()

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ._chain import whole_chain as find_whole_chain
 from ._check import check_count, check_state
+from ._moves import point
 from ._types import Energy
 from ._watch import Guard, OnNonFinite, Record, Samples, SampleState, name_chains
 from .errors import (
@@ -27,7 +29,7 @@ from .errors import (
 )
 from .gradient import EnergyGradient, undisturbed
 from .noise import Noise, as_noise
-from .samplers._rule import Rule, check_fields
+from .samplers._rule import Rule, check_field, check_fields
 
 
 def sample(
@@ -127,8 +129,10 @@ def sample(
                 energy, gradient, rule, state, backend, guard, record, total,
                 always=whole_chain is True,
             )  # fmt: skip
-            chain = None if isinstance(found, str) else found
-            if isinstance(found, str) and whole_chain is True:
+            if not isinstance(found, str):
+                chain = found
+                chain.begin(state, noise)
+            elif whole_chain is True:
                 raise ArgumentError(f"whole_chain=True: {found}; leave whole_chain at 'auto'")
 
         def samples() -> Samples:
@@ -145,7 +149,10 @@ def sample(
             try:
                 while k < total:
                     end = burn_in if k < burn_in else total
-                    done = chain.advance(state, noise, end - k, kept=k >= burn_in) if chain else 0
+                    done = 0
+                    if chain:
+                        with _named_errors(f"in step {k}"):
+                            done = chain.advance(state, noise, end - k, kept=k >= burn_in)
                     if done:
                         state = state._replace(step=state.step + done)
                     else:
@@ -188,7 +195,7 @@ def _begin(
     if isinstance(x0, SampleState):
         if seed is not None:
             raise ArgumentError("seed together with a state to continue: the state has its noise")
-        return _resume(energy, gradient, x0, rule), x0.noise.clone(), x0
+        return _resume(gradient, x0, rule), x0.noise.clone(), _renewed(gradient, x0)
     check_state(x0, "x0")
     if gradient.channels_last and x0.dim() != 4:
         raise ArgumentError(f"channels_last=True is for (B, C, H, W); x0 is {tuple(x0.shape)}")
@@ -217,7 +224,17 @@ def _begin(
     return state, noise, None
 
 
-def _resume(energy: Energy, gradient: EnergyGradient, past: SampleState, rule: Rule) -> Any:
+def _renewed(gradient: EnergyGradient, past: SampleState) -> SampleState:
+    """With what this energy says of where chains restart."""
+    start = past.start
+    if start is None or "grad" not in start or not start["x"].numel():
+        return past
+    with _named_errors("where chains restart"):
+        at = point(*gradient(start["x"]), start["x"])
+    return replace(past, start=start | {"energy": at.energy, "grad": at.grad.clone()})
+
+
+def _resume(gradient: EnergyGradient, past: SampleState, rule: Rule) -> Any:
     """The state to go on from: a copy, with what this energy says of the chains."""
     expected = getattr(rule, "state_type", None)
     if expected is not None and not isinstance(past.chains, expected):
@@ -227,6 +244,12 @@ def _resume(energy: Energy, gradient: EnergyGradient, past: SampleState, rule: R
         )
     if expected is not None:
         check_fields(past.chains)
+        x = past.chains.x
+        check_field("frozen", past.frozen, x, x.shape[:1], torch.bool)
+        check_field("restarts", past.restarts, x, x.shape[:1], torch.int64)
+        for name, value in (past.start or {}).items():
+            now = getattr(past.chains, name)
+            check_field(f"start's {name}", value, x, now.shape, now.dtype)
     state = _copy(past.chains)
     if state.x.numel() and hasattr(rule, "resume"):
         with _named_errors("at the start"):

@@ -93,6 +93,13 @@ def part_of(run: Samples, rows: slice) -> SampleState:
     return replace(chains_of(run, rows).state, noise=run.state.noise.shard(first))
 
 
+def spoiled(state: SampleState, chain: int) -> SampleState:
+    """With one chain where no energy is finite."""
+    x = state.chains.x.clone()
+    x[chain] = float("inf")
+    return replace(state, chains=state.chains._replace(x=x))
+
+
 def chains_of(run: Samples, rows: Tensor | slice) -> Samples:
     """A run of fewer chains."""
     n = len(run.x)
@@ -105,7 +112,7 @@ def chains_of(run: Samples, rows: Tensor | slice) -> Samples:
         return field
 
     kept = run.trajectory
-    state = run.state
+    state, start = run.state, run.state.start
     return run._replace(
         x=run.x[rows],
         trajectory=None if kept is None else kept[:, rows],
@@ -115,6 +122,7 @@ def chains_of(run: Samples, rows: Tensor | slice) -> Samples:
             chains=of(state.chains),
             frozen=state.frozen[rows],
             restarts=state.restarts[rows],
+            start=start and {name: of(t) for name, t in start.items()},
         ),
     )
 

@@ -77,6 +77,7 @@ from .kinds import (
     round_mixture,
     start,
 )
+from .networks import network
 from .runs import (
     EVERY,
     POLICIES,
@@ -920,6 +921,131 @@ def test_random_runs_agree(case: Case) -> None:
 @given(cases())
 def test_many_random_runs_agree(case: Case) -> None:
     check(case)
+
+
+# ---- odd surroundings ---------------------------------------------------------------------------
+
+
+ANY = {
+    "a schedule": lambda: Langevin(lambda k: 0.1 / (1 + k % 3)),
+    "thresholds": lambda: AniLA(torch.linspace(0.5, 1.0, 5, device="cpu"), 0.1),
+    "MALA": lambda: MALA(lambda k: 0.5 / (1 + k)),
+    "MALA that adapts": lambda: MALA(0.3, target_acceptance=0.6),
+    "frictions and a schedule": lambda: KineticLangevin(0.1, 2.0, temperature=lambda k: 1 + k % 2),
+    "temperatures": lambda: KineticLangevin(
+        0.1, 2.0, temperature=torch.linspace(0.5, 1.0, 5, device="cpu")
+    ),
+    "ABOBA": lambda: KineticLangevin(
+        0.1, torch.tensor(2.0, device="cpu"), "aboba",
+        temperature=torch.linspace(0.5, 1.0, 5, device="cpu"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ANY)
+def test_the_default_device_is_not_asked(name: str, policy: Any, taken: list[int]) -> None:
+    """The states are on the CPU, whatever tensors of the user's would be on."""
+    energy, x0 = EightGaussians(), normals(5, 2)
+
+    def run() -> Samples:
+        return sample(
+            energy, x0, ANY[name](), 9, seed=7, burn_in=4, keep_every=2, moments=True,
+            on_nonfinite=policy, whole_chain=True,
+        )  # fmt: skip
+
+    want = run()
+    taken.clear()
+    with torch.device("meta"):
+        got = run()
+    assert sum(taken) == 13
+    assert_same_bits(got.x, want.x)
+    assert_same_fields(got, want, slice(None))
+
+
+def test_a_schedule_that_raises_is_an_error_of_the_energys_or_schedules() -> None:
+    """Of the step it is for, from its n-th call on; by whole chains as by single steps."""
+    energy, x0 = EightGaussians(), normals(5, 2)
+    for make in (Langevin, MALA, KineticLangevin):
+        for n in (1, 2, 6, 20):
+            for way in (True, False):
+                calls: list[int] = []
+
+                def schedule(k: int, calls: list[int] = calls, n: int = n) -> float:
+                    calls.append(k)
+                    if len(calls) >= n:
+                        raise ZeroDivisionError
+                    return 0.1
+
+                with pytest.raises(EnergyError, match=f"raised Zero.* in step {n - 1}$") as caught:
+                    sample(energy, x0, make(schedule), 20, seed=7, whole_chain=way)
+                assert isinstance(caught.value.__cause__, ZeroDivisionError)
+                assert caught.value.samples is not None
+                assert caught.value.samples.state.step == n - 1
+
+
+@pytest.mark.parametrize("where", ["chain_move", "chain_"])
+def test_what_a_block_raises_has_its_step_and_all_that_was_drawn(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory, say: an error of ours, with the samples."""
+    energy, x0, rule = EightGaussians(), normals(5, 2), Langevin(0.1)
+    want = sample(energy, x0, rule, 0, burn_in=6, seed=7, whole_chain=True)
+    of: Any = {"chain_move": Langevin, "chain_": native}[where]
+    original, calls = getattr(of, where), []
+
+    def raising(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return original(*arguments)
+
+    monkeypatch.setattr(of, where, raising)
+    with pytest.raises(EnergyError, match="MemoryError in step 6") as caught:
+        sample(energy, x0, rule, 5, burn_in=6, seed=7, whole_chain=True)
+    assert caught.value.samples is not None
+    assert_same_bits(caught.value.samples.x, want.x)
+
+
+# ---- how long a block is ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first block of each run, in steps."""
+    made: list[int] = []
+    original = _chain.WholeChain.begin
+
+    def begin(self: Any, state: Any, noise: Noise) -> None:
+        made.append(self.block)
+        original(self, state, noise)
+
+    monkeypatch.setattr(_chain.WholeChain, "begin", begin)
+    return made
+
+
+def test_the_first_block_of_much_work_is_short(blocks: list[int]) -> None:
+    """Ctrl-C waits for it: 0.3 s at 1e9 products a second for one chain, which costs what 32 do."""
+    torch.manual_seed(0)
+    whitening = torch.eye(32) + 0.05 * torch.randn(64, 32, 32)
+    mixture = GaussianMixture(torch.randn(64, 32), covariances=whitening @ whitening.mT)
+    net = network((3, 512, 512, 1))
+    for energy, d, products in ((mixture, 32, 64 * 32 * 32), (net, 3, 2 * 512 * 516)):
+        blocks.clear()
+        for rows in (1, 5, 32, 33, 320):
+            sample(energy, torch.zeros(rows, d), Langevin(0.01), 1, seed=7, whole_chain=True)
+        assert products * blocks[0] <= 0.3e9
+        assert blocks[0] == blocks[1] == blocks[2]
+        assert blocks[3] == blocks[0] // 2
+        assert blocks[4] == blocks[0] // 10
+        assert 20 <= blocks[0] <= 300
+
+
+def test_the_first_block_of_little_work_is_long(blocks: list[int]) -> None:
+    sample(Rings(), torch.ones(1, 2), Langevin(0.01), 1, seed=7, whole_chain=True)
+    sample(Rings(), torch.ones(3200, 2), Langevin(0.01), 1, seed=7, whole_chain=True)
+    assert blocks[0] > 100_000
+    assert blocks[1] == pytest.approx(blocks[0] / 100, rel=0.01)
 
 
 # ---- laws ---------------------------------------------------------------------------------------

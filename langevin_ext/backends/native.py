@@ -274,7 +274,7 @@ def _copy(value: Any) -> Any:
 
 
 def elementary(name: str, x: Tensor) -> Tensor:
-    """The kernels' own "exp", "tanh" or (float32) "softplus" of contiguous float32 or float64."""
+    """The kernels' own "exp", "tanh", "log" or (float32) "softplus" of contiguous floats."""
     out = torch.empty_like(x)
     wide = x.dtype is torch.float64
     if not _C.elementary(name, wide, x.data_ptr(), out.data_ptr(), x.numel()):

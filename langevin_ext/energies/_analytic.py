@@ -17,6 +17,10 @@ from ._draws import Source
 
 _STATES = torch.float32, torch.float64
 _Result = TypeVar("_Result")
+_COMPUTING = {
+    "forward", "value_and_gradient", "_energy", "_energy_and_gradient", "_exactly", "_call_impl",
+    "_slow_forward",
+}  # fmt: skip
 
 
 class AnalyticEnergy(nn.Module, ABC):
@@ -152,12 +156,13 @@ class AnalyticEnergy(nn.Module, ABC):
         A subclass of a user's, or an instance with a forward of its own, is another energy.
         """
         own = type(self).__module__.startswith(f"{__package__}.")
-        changed = self.__dict__.keys() & {"forward", "value_and_gradient", "_energy_and_gradient"}
+        changed = self.__dict__.keys() & _COMPUTING
         if not own or changed:
             return None
         kind, components, numbers = self._numbers()
-        flat = torch.cat([torch.as_tensor(t, dtype=torch.float64).cpu().flatten() for t in numbers])
-        return ChainEnergy(kind, components, flat.contiguous())
+        cpu = torch.device("cpu")
+        flat = [torch.as_tensor(t, dtype=torch.float64, device=cpu).reshape(-1) for t in numbers]
+        return ChainEnergy(kind, components, torch.cat(flat))
 
     # ---- the machinery --------------------------------------------------------------------------
 

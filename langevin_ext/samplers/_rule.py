@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .._check import check_coefficient, check_number, check_state
 from .._types import Coefficient, StepStats
-from ..errors import DeviceError, DtypeError, ShapeError, StepSizeError
+from ..errors import ArgumentError, DeviceError, DtypeError, ShapeError, StepSizeError
 from ..gradient import EnergyGradient
 from ..noise import Noise
 
@@ -64,31 +64,40 @@ _OF_CHAINS = "energy", "log_ratio", "accepted", "weight"
 
 
 def check_fields(state: Any) -> None:
-    """What kernels will read of a state to go on from is as large, and of the type, as they think.
+    """What kernels will read of a state to go on from is there, as large, and of the type, as they
+    think.
 
     Raises:
-        ShapeError, DtypeError, DeviceError: it is not, as after a hand's ``_replace``.
+        ArgumentError, ShapeError, DtypeError, DeviceError: it is not, as after a hand's
+            ``_replace``.
     """
     x = state.x
     check_state(x, "the state's x")
-    fields = {name: (getattr(state, name, None), x.shape, x.dtype) for name in _LIKE_X}
-    per_chain = {name: getattr(state, name, None) for name in _OF_CHAINS} | state.stats._asdict()
     dtypes = {"log_ratio": torch.float64, "accepted": torch.bool, "finite": torch.bool}
     dtypes["weight"] = torch.float64
-    for name, value in per_chain.items():
-        fields[name] = value, x.shape[:1], dtypes.get(name, x.dtype)
-    for name, (value, shape, dtype) in fields.items():
-        if not isinstance(value, Tensor):
-            continue
-        if value.shape != shape:
-            raise ShapeError(
-                f"the state's {name} has shape {tuple(value.shape)}: beside x {tuple(x.shape)} it"
-                f" is {tuple(shape)}"
-            )
-        if value.dtype != dtype:
-            raise DtypeError(f"the state's {name} is {value.dtype}: beside this x it is {dtype}")
-        if value.device != x.device:
-            raise DeviceError(f"the state's {name} is on {value.device}, its x on {x.device}")
+    for name in _LIKE_X:
+        if name in state._fields:
+            check_field(name, getattr(state, name), x, x.shape, x.dtype)
+    of_chains = {name: getattr(state, name) for name in _OF_CHAINS if name in state._fields}
+    for name, value in (of_chains | state.stats._asdict()).items():
+        check_field(name, value, x, x.shape[:1], dtypes.get(name, x.dtype))
+
+
+def check_field(
+    name: str, value: object, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """One of them beside x; see `check_fields`."""
+    if not isinstance(value, Tensor):
+        raise ArgumentError(f"the state's {name} is a {type(value).__name__}, not a tensor")
+    if value.shape != shape:
+        raise ShapeError(
+            f"the state's {name} has shape {tuple(value.shape)}: beside x {tuple(x.shape)} it is"
+            f" {tuple(shape)}"
+        )
+    if value.dtype != dtype:
+        raise DtypeError(f"the state's {name} is {value.dtype}: beside this x it is {dtype}")
+    if value.device != x.device:
+        raise DeviceError(f"the state's {name} is on {value.device}, its x on {x.device}")
 
 
 def check_schedule(

@@ -169,5 +169,8 @@ def _fluctuation(decay: Coefficient, temperature: Coefficient) -> dict[str, Any]
             "keep": math.exp(-decay) if decay < 100 else 0.0,  # what no float32 is
             "spread": math.sqrt(-math.expm1(-2 * decay) * temperature),
         }
-    decay = torch.as_tensor(decay, dtype=torch.float64)
+    if not isinstance(decay, Tensor):
+        assert isinstance(temperature, Tensor)
+        decay = temperature.new_tensor(decay, dtype=torch.float64)
+    decay = decay.to(torch.float64)
     return {"keep": (-decay).exp(), "spread": (-(-2 * decay).expm1() * temperature).sqrt()}

@@ -74,6 +74,7 @@ def metropolis_resume(state: MetropolisState, energy: EnergyGradient) -> Metropo
     """Chains that go on, with their energies and gradients by this energy."""
     value, grad = energy(state.x)
     at = point(value, grad.clone(), state.x)
+    state.stats.finite.copy_(norms(at.grad).isfinite())
     return state._replace(energy=at.energy, grad=at.grad)
 
 

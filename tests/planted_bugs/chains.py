@@ -129,8 +129,8 @@ BUGS = (
     Bug(
         "blocks run past the check that was to raise",
         "langevin_ext/_chain.py",
-        "if self.guard.overdue or self._is_singular(state):",
-        "if self._is_singular(state):",
+        "if self.guard.overdue or self._is_singular(state)",
+        "if self._is_singular(state)",
         "tests/test_whole_chain.py::test_a_chain_that_recovers_is_still_named",
     ),
     Bug(
@@ -153,6 +153,55 @@ BUGS = (
         "if not own or changed:",
         "if changed:",
         "tests/test_whole_chain.py::test_what_is_not_recognised",
+    ),
+    Bug(
+        "whole chains begin with torch's gradient",
+        "langevin_ext/sample.py",
+        "                chain.begin(state, noise)\n",
+        "",
+        "tests/test_metropolis_chain.py::test_a_chain_of_a_network_is_the_same_in_any_batch",
+    ),
+    Bug(
+        "chains restart with torch's gradient",
+        "langevin_ext/_chain.py",
+        "            if start is not None:  # where chains restart, likewise\n",
+        "            if False:\n",
+        "tests/test_metropolis_chain.py::test_where_chains_restart_is_the_same_in_any_batch",
+    ),
+    Bug(
+        "one chain's first block is as long as its work alone says",
+        "langevin_ext/_chain.py",
+        "rows = -(-x.shape[0] // _TOGETHER) * _TOGETHER",
+        "rows = x.shape[0]",
+        "tests/test_whole_chain.py::test_the_first_block_of_much_work_is_short",
+    ),
+    Bug(
+        "the numbers of a formula cost a block nothing",
+        "langevin_ext/_chain.py",
+        "work += energy.numbers.numel() // 8",
+        "pass",
+        "tests/test_whole_chain.py::test_the_first_block_of_much_work_is_short",
+    ),
+    Bug(
+        "a block's table is made wherever tensors are by default",
+        "langevin_ext/_chain.py",
+        'dtype=torch.float64, device="cpu")',
+        "dtype=torch.float64)",
+        "tests/test_whole_chain.py::test_the_default_device_is_not_asked",
+    ),
+    Bug(
+        "what a block raises is not named",
+        "langevin_ext/sample.py",
+        'with _named_errors(f"in step {k}"):\n                            done =',
+        "if True:\n                            done =",
+        "tests/test_whole_chain.py::test_what_a_block_raises_has_its_step_and_all_that_was_drawn",
+    ),
+    Bug(
+        "hooks on all modules are not seen around a formula",
+        "langevin_ext/_mlp.py",
+        "    _check_global_hooks()\n    _check_untouched(energy)\n",
+        "    _check_untouched(energy)\n",
+        "tests/test_chain_energies.py::test_hooks_on_all_modules_are_seen_around_a_formula",
     ),
     # ---- whole chains of networks ----
     Bug(
@@ -186,7 +235,7 @@ BUGS = (
     Bug(
         "weights cost a block nothing",
         "langevin_ext/_chain.py",
-        "work += x.shape[0] * sum(size.numel() for size in _sizes(energy)) // 32",
+        "work += sum(size.numel() for size in _sizes(energy)) // 32",
         "work += 0",
         "tests/test_network_chain.py::test_blocks_end_anywhere",
     ),
@@ -477,8 +526,8 @@ BUGS = (
     Bug(
         "a frozen chain's gradient is taken anew in a block",
         "csrc/chain_moves_cpu.h",
-        "b.keep_moved_states(g, b.c.grad);",
-        "b.keep_states(g, b.c.grad);",
+        "    b.keep_moved_states(g, b.c.grad);\n    b.keep_states(v, b.c.v);\n",
+        "    b.keep_states(g, b.c.grad);\n    b.keep_states(v, b.c.v);\n",
         "tests/test_kinetic_chain.py::test_a_frozen_chain_keeps_all_it_had",
     ),
     Bug(
@@ -548,8 +597,8 @@ BUGS = (
     Bug(
         "half of a block's energies are the other half's",
         "csrc/chain_cpu.cpp",
-        "gradient<0, true>(point[part],",
-        "gradient<0, true>(point[0],",
+        "load(x + j * kLanes + part * Wide::lanes, point[j]);",
+        "load(x + j * kLanes, point[j]);",
         "tests/test_chain_energies.py::test_energies_at_the_end_of_a_block_are_exact",
     ),
     Bug(

@@ -127,8 +127,8 @@ BUGS = (
     Bug(
         "a start without a gradient is taken for finite",
         "langevin_ext/samplers/mala.py",
-        "stats.finite.copy_(norms(at.grad).isfinite())",
-        "stats.finite.fill_(True)",
+        "    stats.finite.copy_(norms(at.grad).isfinite())",
+        "    stats.finite.fill_(True)",
         "tests/test_metropolis_trouble.py::test_a_start_without_a_density_is_trouble",
     ),
     Bug(

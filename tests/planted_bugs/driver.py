@@ -134,4 +134,40 @@ BUGS = (
         "tl.where(ratio < 0.0, tl.exp(ratio), 1.0)",
         "tests/kernels/test_tally.py::test_the_kernels_sums_are_the_references",
     ),
+    # ---- states to go on from ----
+    Bug(
+        "a field of a state may be missing",
+        "langevin_ext/samplers/_rule.py",
+        "    if not isinstance(value, Tensor):\n        raise ArgumentError(f",
+        "    if not isinstance(value, Tensor):\n        return\n        raise ArgumentError(f",
+        "tests/test_resume.py::test_no_field_of_the_chains_may_be_none",
+    ),
+    Bug(
+        "frozen chains are as many as they like",
+        "langevin_ext/sample.py",
+        '        check_field("frozen", past.frozen, x, x.shape[:1], torch.bool)\n',
+        "",
+        "tests/test_resume.py::test_frozen_and_restarts_are_for_each_chain",
+    ),
+    Bug(
+        "where chains restart is believed",
+        "langevin_ext/sample.py",
+        "for name, value in (past.start or {}).items():",
+        "for name, value in dict[str, Any]().items():",
+        "tests/test_resume.py::test_where_chains_restart_is_like_where_they_are",
+    ),
+    Bug(
+        "trouble of another energy stays",
+        "langevin_ext/samplers/mala.py",
+        "    state.stats.finite.copy_(norms(at.grad).isfinite())\n",
+        "",
+        "tests/test_resume.py::test_a_gradient_that_is_back_is_none",
+    ),
+    Bug(
+        "chains restart with the gradient of the energy before",
+        "langevin_ext/sample.py",
+        "x0.noise.clone(), _renewed(gradient, x0)",
+        "x0.noise.clone(), x0",
+        "tests/test_resume.py::test_chains_restart_with_this_energys_gradient",
+    ),
 )
