@@ -41,7 +41,9 @@ ISAS: dict[str, tuple[int, int, list[str]]] = {  # name: (float lanes, intrinsic
     "avx2": (8, 1, AVX2),
     "avx512": (16, 1, AVX2 + AVX512),
 }
-PER_ISA = "noise", "step", "kinetic", "accept", "elementary", "chain", "mlp"  # *_cpu.cpp
+PER_ISA = (  # *_cpu.cpp
+    "noise", "step", "step_backward", "kinetic", "accept", "elementary", "chain", "mlp",
+)  # fmt: skip
 
 
 class BuildError(RuntimeError):
@@ -87,6 +89,7 @@ def objects(compiler: list[str], out: Path) -> dict[Path, list[str]]:
         "plain_step": ("plain_step.cpp", includes),
         "kernels": ("kernels.cpp", [*openmp, *(f"-DLANGEVIN_HAS_{isa}" for isa in isas)]),
         "step": ("step.cpp", openmp),
+        "step_backward": ("step_backward.cpp", openmp),
         "kinetic": ("kinetic.cpp", openmp),
         "accept": ("accept.cpp", openmp),
         "chain": ("chain.cpp", openmp),

@@ -13,6 +13,7 @@
 #include "philox.h"
 #include "plain_step.h"
 #include "step.h"
+#include "step_backward.h"
 #include "tally.h"
 
 namespace py = pybind11;
@@ -102,6 +103,43 @@ bool step(int types, uintptr_t x, uintptr_t grad, uintptr_t out, int64_t rows, i
   py::gil_scoped_release release;
   run_step(k.step, static_cast<DTypes>(types), s, threads);
   return true;
+}
+
+// Everything in the state's type; what is written is the caller's own and apart.
+void step_backward(bool wide, uintptr_t cotangent, uintptr_t x, uintptr_t grad, int64_t rows,
+                   int64_t cols, Coefficient drift, Coefficient diffusion, Coefficient bound,
+                   double reference_precision, double low, double high, int twice_noise_power,
+                   bool per_coordinate, bool noisy, uint64_t seed, uint64_t at, uint32_t stream,
+                   uint64_t first_chain, uintptr_t dx, uintptr_t dgrad, uintptr_t ddrift,
+                   uintptr_t ddiffusion, uintptr_t dbound, int threads) {
+  StepBackward b{};
+  b.step = {pointer(x),
+            pointer(grad),
+            nullptr,
+            rows,
+            cols,
+            drift,
+            diffusion,
+            bound,
+            reference_precision,
+            low,
+            high,
+            twice_noise_power,
+            per_coordinate,
+            noisy,
+            {seed, at, stream, first_chain},
+            nullptr,
+            nullptr,
+            nullptr};
+  b.cotangent = pointer(cotangent);
+  b.dx = pointer(dx);
+  b.dgrad = pointer(dgrad);
+  b.ddrift = pointer(ddrift);
+  b.ddiffusion = pointer(ddiffusion);
+  b.dbound = pointer(dbound);
+  const Kernels& k = *current;
+  py::gil_scoped_release release;
+  run_step_backward(k.step_backward, wide ? kDoubleState : kFloatState, b, threads);
 }
 
 bool kinetic(bool wide, uintptr_t x, uintptr_t v, uintptr_t grad, int64_t rows, int64_t cols,
@@ -361,6 +399,7 @@ PYBIND11_MODULE(_C, m) {
   else
     m.attr("plain_step") = py::none();
   m.def("step", &step);
+  m.def("step_backward", &step_backward);
   m.def("kinetic", &kinetic);
   m.def("accept", &accept);
   m.def("chain", &chain);

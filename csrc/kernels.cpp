@@ -25,9 +25,9 @@ bool has_avx512() {
 }
 #endif
 
-#define LANGEVIN_KERNELS(isa, supported)                                   \
-  {#isa,         supported,        isa##_noise, isa##_step, isa##_kinetic, \
-   isa##_accept, isa##_elementary, isa##_chain, isa##_mlp}
+#define LANGEVIN_KERNELS(isa, supported)                                            \
+  {#isa,          supported,    isa##_noise,      isa##_step,  isa##_step_backward, \
+   isa##_kinetic, isa##_accept, isa##_elementary, isa##_chain, isa##_mlp}
 const Kernels compiled[] = {
 #ifdef LANGEVIN_HAS_avx512
     LANGEVIN_KERNELS(avx512, has_avx512),

@@ -46,6 +46,7 @@ struct ElementaryKernels {
 };
 
 struct StepKernels;
+struct StepBackwardKernels;
 struct KineticKernels;
 struct AcceptKernels;
 struct ChainKernels;
@@ -57,6 +58,7 @@ struct Kernels {
   bool (*supported)();
   const NoiseKernels& noise;
   const StepKernels& step;
+  const StepBackwardKernels& step_backward;
   const KineticKernels& kinetic;
   const AcceptKernels& accept;
   const ElementaryKernels& elementary;
@@ -66,6 +68,8 @@ struct Kernels {
 
 extern const NoiseKernels avx512_noise, avx2_noise, sse2_noise, generic_noise;
 extern const StepKernels avx512_step, avx2_step, sse2_step, generic_step;
+extern const StepBackwardKernels avx512_step_backward, avx2_step_backward, sse2_step_backward,
+    generic_step_backward;
 extern const KineticKernels avx512_kinetic, avx2_kinetic, sse2_kinetic, generic_kinetic;
 extern const AcceptKernels avx512_accept, avx2_accept, sse2_accept, generic_accept;
 extern const ChainKernels avx512_chain, avx2_chain, sse2_chain, generic_chain;

@@ -2,6 +2,7 @@
 
     langevin_ext::step_     in place, without a gradient
     langevin_ext::step      functional, differentiable in reverse mode as often as asked
+    langevin_ext::step_backward   its derivative, differentiated no more
     langevin_ext::normal    the noise alone; and langevin_ext::uniform
 
 A position is an int64 tensor ``[seed, step]``, on the CPU or on the state's device, which no
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import backends
 from ._check import (
@@ -27,7 +29,7 @@ from ._check import (
 )
 from ._derivative import step_gradients
 from ._run import ready, refuse_repetition, run_
-from ._types import Position, StepCall, StepStats
+from ._types import Position, StepCall, StepSpec, StepStats
 from .errors import ArgumentError, DeviceError, GradientError
 
 _PLACE = "position, SymInt offset, int stream, SymInt first_chain, bool approximate"
@@ -44,6 +46,8 @@ library = torch.library.Library("langevin_ext", "DEF")  # type: ignore[no-untype
 for schema in (
     f"step_(Tensor(a!) x, {_STEP}, {_STATS}) -> ()",
     f"step(Tensor x, {_STEP}, bool with_stats) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"step_backward(Tensor cotangent, Tensor x, {_STEP}, bool[] wanted)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     f"normal{_DRAW}",
     f"uniform{_DRAW}",
 ):
@@ -113,16 +117,21 @@ normal, uniform = torch.ops.langevin_ext.normal, torch.ops.langevin_ext.uniform
 # ---- the step ------------------------------------------------------------------------------------
 
 
-def _run_call_(x: Tensor, call: StepCall, stats: StepStats | None) -> None:
+def _spec(x: Tensor, call: StepCall, stats: StepStats | None) -> StepSpec:
+    """The call, checked."""
     position = None
     if call.position is not None:
         position = _position(
             call.position, call.offset, call.stream, call.first_chain, call.approximate, x.device
         )
-    step = check_step(
+    return check_step(
         x, call.grad, *call.coefficients, call.per_coordinate, call.noise_power,
         call.reference_precision, call.low, call.high, position, stats,
     )  # fmt: skip
+
+
+def _run_call_(x: Tensor, call: StepCall, stats: StepStats | None) -> None:
+    step = _spec(x, call, stats)
     run_(x, call.grad, step, stats, ready(x, call.grad, step, call.backend))
 
 
@@ -160,6 +169,46 @@ _implement("step_", _step_, _step_in_place_fake)
 _implement("step", _step, _step_fake)
 
 
+# ---- its derivative ------------------------------------------------------------------------------
+
+_LEARNED = "x", "grad", "drift_tensor", "diffusion_tensor", "max_grad_norm_tensor"
+
+
+def _torch_gradients(cotangent: Tensor, x: Tensor, call: StepCall) -> tuple[Tensor, ...]:
+    noise = None
+    if call.position is not None:
+        place = call[1:6]
+        noise = normal(*place, x.shape[0], x.shape[1:].numel(), x.device, call.backend)
+    return step_gradients(cotangent, x, noise, call)
+
+
+def _step_backward(cotangent: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """By a kernel where the backend has one."""
+    call, wants = StepCall(*arguments[:-1]), arguments[-1]
+    chosen: Any = backends.resolve(call.backend, x.device.type)
+    if not hasattr(chosen, "step_backward") or not x.numel():
+        results: Any = _torch_gradients(cotangent, x, call)
+    else:
+        states = (t.resolve_neg().to(x.dtype).contiguous() for t in (cotangent, x, call.grad))
+        results = chosen.step_backward(*states, _spec(x, call, None), wants)
+    shapes = x.shape, x.shape, *[x.shape[:1]] * 3
+    return tuple(
+        t.view(shape) if want else x.new_empty(0)
+        for t, shape, want in zip(results, shapes, wants, strict=True)
+    )
+
+
+def _step_backward_fake(cotangent: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    shapes = x.shape, x.shape, *[x.shape[:1]] * 3
+    return tuple(
+        x.new_empty(shape if want else (0,))
+        for shape, want in zip(shapes, arguments[-1], strict=True)
+    )
+
+
+_implement("step_backward", _step_backward, _step_backward_fake)
+
+
 class _Step(torch.autograd.Function):
     """The step to autograd: the backward pass makes the noise again from its position."""
 
@@ -183,18 +232,21 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         call = StepCall(*(o if t is None else t for t, o in zip(tensors, ctx.others, strict=True)))
-        noise = None
-        if call.position is not None:
-            place = call[1:6]
-            noise = normal(*place, x.shape[0], x.shape[1:].numel(), x.device, call.backend)
-        dx, *others = step_gradients(outputs[0], x, noise, call)
-        gradients = dict.fromkeys(StepCall._fields)
-        names = "grad", "drift_tensor", "diffusion_tensor", "max_grad_norm_tensor"
-        for name, gradient in zip(names, others, strict=True):
-            value = getattr(call, name)
-            if value is not None:
+        wanted = dict(zip(("x", *StepCall._fields), ctx.needs_input_grad, strict=False))
+        wants = [wanted[name] for name in _LEARNED]
+        if torch.is_grad_enabled() or is_transformed():  # it may be differentiated again
+            results: Any = _torch_gradients(outputs[0], x, call)
+        else:
+            run = torch.ops.langevin_ext.step_backward
+            if not is_traced(outputs[0], x, call.grad):  # a dispatcher's 30 us
+                run = _step_backward
+            results = run(outputs[0], x, *call, wants)
+        gradients: dict[str, Tensor | None] = dict.fromkeys(("x", *StepCall._fields))
+        for name, gradient, want in zip(_LEARNED, results, wants, strict=True):
+            if want:
+                value = x if name == "x" else getattr(call, name)
                 gradients[name] = gradient.sum_to_size(value.shape).to(value)
-        return dx, *gradients.values(), None
+        return *gradients.values(), None
 
 
 class _TransformedStep(_Step):
@@ -245,6 +297,17 @@ def _step_with_autograd(*inputs: Any) -> Any:
 
 library.impl("step", _step_with_autograd, "Autograd")  # type: ignore[no-untyped-call]
 torch.library.register_vmap("langevin_ext::step", _TransformedStep.vmap, lib=library)
+
+
+def is_traced(*tensors: Tensor) -> bool:
+    """Whether somebody watches for operators: a compiler, a tracer, a mode, a class of tensors."""
+    return (
+        torch.compiler.is_compiling()
+        or any(type(t) is not Tensor for t in tensors)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+    )
 
 
 def is_transformed() -> bool:

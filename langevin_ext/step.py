@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import backends, ops
 from ._check import (
@@ -84,7 +83,7 @@ def langevin_step_(
         GradientError: a tensor needs a gradient while grad is enabled; use `langevin_step`.
         BackendError: the named backend cannot do this here.
     """
-    traced = _is_traced(x, grad)
+    traced = ops.is_traced(x, grad)
     if not traced and backend in ("auto", "native") and type(noise) is Noise:
         plain_step = backends.plain_step()
         if plain_step is not None and plain_step(
@@ -166,21 +165,9 @@ def langevin_step(
     return y
 
 
-def _is_traced(x: Tensor, grad: Tensor) -> bool:
-    """Whether somebody watches for operators: a compiler, a tracer, a mode, a class of tensors."""
-    return (
-        torch.compiler.is_compiling()
-        or type(x) is not Tensor
-        or type(grad) is not Tensor
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_tracing()
-        or forward_ad._current_level >= 0
-    )
-
-
 def _is_a_copy_stepped(x: Tensor, *others: Any) -> bool:
     """Whether a functional step is one in place of a copy: nobody watches or wants a gradient."""
-    if _is_traced(x, others[0]) or ops.is_transformed() or x.layout is not torch.strided:
+    if ops.is_traced(x, others[0]) or ops.is_transformed() or x.layout is not torch.strided:
         return False
     learned = (x, *others) if torch.is_grad_enabled() else ()
     if any(isinstance(t, Tensor) and t.requires_grad for t in learned):

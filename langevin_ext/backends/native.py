@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -109,6 +110,36 @@ def step_(
     )
     if not done:
         step_(x, grad.clone(), StepSpec(*map(_copy, step)), stats, out)
+
+
+def step_backward(
+    cotangent: Tensor, x: Tensor, grad: Tensor, step: StepSpec, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of <cotangent, step> in x, grad, drift, diffusion and max_grad_norm, the last three
+    (B,); None where they are not ``wanted``. All tensors contiguous, the results in x's dtype."""
+    position, rows = step.position, x.shape[0]
+    shapes = x.shape, x.shape, x.shape[:1], x.shape[:1], x.shape[:1]
+    wanted = (True, *wanted[1:])  # the kernel's workplace
+    results = [x.new_empty(s) if want else None for s, want in zip(shapes, wanted, strict=True)]
+    _C.step_backward(
+        x.dtype == torch.float64,
+        cotangent.data_ptr(),
+        x.data_ptr(),
+        grad.data_ptr(),
+        rows,
+        x.numel() // rows,
+        *[c if type(c) is float else _float_or_address(c) for c in step[:3]],
+        step.reference_precision,
+        step.low,
+        step.high,
+        int(2 * step.noise_power),
+        step.per_coordinate,
+        position is not None,
+        *(position.on_host() if position else NOWHERE)[:4],
+        *map(_address, results),
+        torch.get_num_threads(),
+    )
+    return results
 
 
 def accept_(at: Point, proposal: Point, accept: AcceptSpec, decision: Decision) -> None:
