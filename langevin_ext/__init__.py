@@ -23,5 +23,6 @@ from .samplers import (
     gradient_scale as gradient_scale,
 )
 from .step import langevin_step as langevin_step, langevin_step_ as langevin_step_
+from .unroll import unroll as unroll
 
 __version__ = "0.1.0"

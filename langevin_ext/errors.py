@@ -67,5 +67,9 @@ class SamplingInterrupted(KeyboardInterrupt):
         self.samples = samples
 
 
+class FlatEnergyWarning(UserWarning):
+    """A chain was differentiated through an energy whose second derivative is zero."""
+
+
 class FallbackWarning(UserWarning):
     """``backend="auto"`` had to take a slower backend than this device deserves."""

@@ -85,6 +85,15 @@ class EnergyGradient:
         """Whether the energy is asked for its gradient, and not autograd."""
         return self._knows and not _has_hooks(self.energy)
 
+    def differentiable(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(U(x), grad U(x)) with their graph, at x that requires grad."""
+        last = self.channels_last
+        point = x
+        if prefers_channels_last(self.energy, x) if last is None else last:
+            point = x.contiguous(memory_format=torch.channels_last)
+        total, value = self._total(point)
+        return value, _slope(total, x, create_graph=True)
+
     def with_hessian_product(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """U(x), g = grad U(x) and H g with the Hessian H, all detached.
 
@@ -225,7 +234,7 @@ _held: dict[int, int] = {}  # id of what samplers hold still -> how many do
 
 
 @contextlib.contextmanager
-def undisturbed(energy: Energy) -> Iterator[None]:
+def undisturbed(energy: Energy, *, frozen: bool = True) -> Iterator[None]:
     """Run a module's energy in eval mode with frozen parameters, and leave no trace of it.
 
     Eval mode keeps BatchNorm statistics and spectral-norm vectors as they are, and dropout off:
@@ -238,7 +247,9 @@ def undisturbed(energy: Energy) -> Iterator[None]:
     ours: list[nn.Module | nn.Parameter] = []
     try:
         with _lock:
-            parts: list[nn.Module | nn.Parameter] = [*energy.modules(), *energy.parameters()]
+            parts: list[nn.Module | nn.Parameter] = [*energy.modules()]
+            if frozen:
+                parts += energy.parameters()
             for part in parts:
                 if id(part) in _held or _is_live(part):
                     _held[id(part)] = _held.get(id(part), 0) + 1

@@ -144,7 +144,8 @@ def at_step(
             check_coefficient(name, value, x, zero=zero)
     if not isinstance(value, Tensor):
         return float(value)
-    if value.is_cpu and not value.dim() and not torch.compiler.is_compiling():
+    learned = value.requires_grad and torch.is_grad_enabled()
+    if value.is_cpu and not value.dim() and not learned and not torch.compiler.is_compiling():
         return float(value)  # a GPU would wait for the copy of a number
     return value.to(torch.float64)
 
