@@ -237,7 +237,7 @@ class _Step(torch.autograd.Function):
         if torch.is_grad_enabled() or is_transformed():  # it may be differentiated again
             results: Any = _torch_gradients(outputs[0], x, call)
         else:
-            run = torch.ops.langevin_ext.step_backward
+            run: Any = torch.ops.langevin_ext.step_backward
             if not is_traced(outputs[0], x, call.grad):  # a dispatcher's 30 us
                 run = _step_backward
             results = run(outputs[0], x, *call, wants)
