@@ -38,6 +38,7 @@ LAYERS = (
     {"_watch", "_mlp"},
     {"_chain"},
     {"sample"},
+    {"unroll"},
     {""},  # langevin_ext/__init__.py
     {"info"},
     {"testing", "testing._draws", "testing.bounds", "testing.checks", "testing.design"}
