@@ -79,7 +79,7 @@ BUGS = (
     ),
     Bug(
         "the kernels do not scale the noise by gamma",
-        "csrc/step_cpu.cpp",
+        "csrc/step_cpu.h",
         "diffusion * noise_factor<T>(gamma, s.twice_noise_power),",
         "diffusion,",
         "tests/test_step.py::test_every_shape_has_the_bits_of_the_reference",
